@@ -1,0 +1,67 @@
+"""The losses in their exact closed forms: scores in, one scalar out, the mean over positions.
+
+No clamp, no epsilon, no float64: log σ(s)^β is β·logsigmoid(s), so that every gradient lives from
+s = −80 to 80. `fused.py` computes the same values without building the scores' inputs.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bce(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
+    """Eq. (7): −1/(k+1) · (log σ(s⁺) + Σ log(1 − σ(s⁻))), SASRec's loss.
+
+    positive_scores (...,), negative_scores (..., k) -> scalar.
+    """
+    return gbce(positive_scores, negative_scores, beta=1.0)
+
+
+def gbce(positive_scores: Tensor, negative_scores: Tensor, beta: float) -> Tensor:
+    """Eq. (8): −1/(k+1) · (log σ^β(s⁺) + Σ log(1 − σ(s⁻))), gSASRec's loss.
+
+    positive_scores (...,), negative_scores (..., k), beta in (0, 1] -> scalar.
+    """
+    k = negative_scores.shape[-1]
+    positive = beta * F.softplus(-positive_scores)
+    negative = F.softplus(negative_scores).sum(-1)
+    return ((positive + negative) / (k + 1)).mean()
+
+
+def softmax(scores: Tensor, targets: Tensor) -> Tensor:
+    """Eq. (4): −log softmax(s)_target over the whole catalogue.
+
+    scores (..., n_items + 1), where column 0 is padding and takes no part; targets (...,) items
+    1…n_items -> scalar.
+    """
+    return F.cross_entropy(scores[..., 1:].flatten(0, -2), targets.flatten() - 1)
+
+
+def sampled_softmax(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
+    """Eqs. (5, 6): −log( e^{s⁺} / (e^{s⁺} + Σ e^{s⁻}) ) over the positive and its k negatives.
+
+    positive_scores (...,), negative_scores (..., k) -> scalar.
+    """
+    together = torch.cat([positive_scores.unsqueeze(-1), negative_scores], dim=-1)
+    return (together.logsumexp(-1) - positive_scores).mean()
+
+
+def bpr(positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
+    """−log σ(s⁺ − s⁻), the mean over negatives: Bayesian personalised ranking (Rendle et al., 2009).
+
+    positive_scores (...,), negative_scores (..., k) -> scalar.
+    """
+    return F.softplus(negative_scores - positive_scores.unsqueeze(-1)).mean()
+
+
+def transform_positive(positive_scores: Tensor, beta: float) -> Tensor:
+    """γ(s) = log(1 / (σ^{−β}(s) − 1)), Eq. (25): Theorem 5.2, gBCE(s⁺, s⁻) = BCE(γ(s⁺), s⁻).
+
+    Written as −log(expm1(β·softplus(−s))), which overflows for no score; for large x,
+    log(expm1(x)) is x + log1p(−e^{−x}). Any shape -> the same shape.
+    """
+    x = beta * F.softplus(-positive_scores)  # −log σ^β(s), above 0
+    large = x > 1
+    safe = torch.where(large, x, torch.ones_like(x))
+    small = torch.where(large, torch.ones_like(x), x)
+    return -torch.where(large, safe + torch.log1p(-torch.exp(-safe)), torch.log(torch.expm1(small)))

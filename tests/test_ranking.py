@@ -1,0 +1,162 @@
+"""Ranks by counting against a slow literal loop and against ir-measures."""
+
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gsas_lab import metrics, ranking
+from gsas_lab.errors import InputError
+from gsas_lab.ranking import rank_of_targets
+
+NONE = torch.empty(0, dtype=torch.int64)
+INF = float("inf")
+
+
+def literal_rank(scores, target, seen):
+    """Sort the candidates as a stable sort would, and look where the target stands."""
+    candidates = [i for i in range(1, len(scores)) if i == target or i not in seen]
+    return sorted(candidates, key=lambda i: -scores[i]).index(target) + 1
+
+
+def literal_ranks(scores, targets, rows, items):
+    seen = [{i for r, i in zip(rows, items, strict=True) if r == row} for row in range(len(scores))]
+    return [literal_rank(*user) for user in zip(scores, targets, seen, strict=True)]
+
+
+@st.composite
+def cases(draw):
+    n_items, n_rows = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    score = st.sampled_from([-INF, -80.0, -1.0, 0.0, 1.0, 1.5, 80.0, INF])  # few values: many ties
+    row = st.lists(score, min_size=n_items + 1, max_size=n_items + 1)
+    scores = draw(st.lists(row, min_size=n_rows, max_size=n_rows))
+    targets = draw(st.lists(st.integers(1, n_items), min_size=n_rows, max_size=n_rows))
+    pair = st.tuples(st.integers(0, n_rows - 1), st.integers(0, n_items))
+    pairs = draw(st.lists(pair, max_size=40))  # in any order, with repeats, padding and the target
+    return scores, targets, [r for r, _ in pairs], [i for _, i in pairs]
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(), st.sampled_from([1, 20, 2**21]))
+def test_counting_agrees_with_sorting(case, block):
+    scores, targets, rows, items = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_BLOCK", block)  # the answer does not depend on the block's size
+        ranks = rank_of_targets(
+            torch.tensor(scores),
+            torch.tensor(targets),
+            torch.tensor(rows, dtype=torch.int64),
+            torch.tensor(items, dtype=torch.int64),
+        )
+    assert ranks.dtype == torch.int64
+    assert ranks.tolist() == literal_ranks(scores, targets, rows, items)
+
+
+def test_metrics_agree_with_ir_measures():
+    generator = torch.Generator().manual_seed(0)
+    n_users, n_items = 60, 40
+    order = torch.rand(n_users, n_items + 1, generator=generator).argsort(1)
+    scores = order.float()  # distinct in each row: no tie rule can matter
+    targets = torch.randint(1, n_items + 1, (n_users,), generator=generator)
+    ranks = rank_of_targets(scores, targets, NONE, NONE).numpy()
+
+    users, items = np.indices((n_users, n_items))
+    run = pd.DataFrame(
+        {
+            "query_id": users.ravel().astype(str),
+            "doc_id": (items.ravel() + 1).astype(str),
+            "score": scores[:, 1:].numpy().ravel().astype(float),
+        }
+    )
+    qrels = pd.DataFrame(
+        {
+            "query_id": np.arange(n_users).astype(str),
+            "doc_id": targets.numpy().astype(str),
+            "relevance": 1,
+        }
+    )
+    names = {"recall@1": "R@1", "recall@10": "R@10", "ndcg@10": "nDCG@10"}
+    measures = {ours: ir_measures.parse_measure(theirs) for ours, theirs in names.items()}
+    expected = ir_measures.calc_aggregate(measures.values(), qrels, run)
+    ours = metrics.summary(ranks)
+    assert ours.keys() == names.keys() and 0 < ours["ndcg@10"] < 1
+    for name, measure in measures.items():
+        assert ours[name] == pytest.approx(expected[measure], abs=1e-12)
+
+
+def test_an_equal_score_ranks_before_the_target_if_its_id_is_lower():
+    scores = torch.zeros(1, 6)
+    ranks = [int(rank_of_targets(scores, torch.tensor([i]), NONE, NONE)) for i in range(1, 6)]
+    assert ranks == [1, 2, 3, 4, 5]
+
+
+def test_a_seen_pair_that_occurs_twice_is_taken_out_once():
+    scores = torch.tensor([[0.0, 9.0, 8.0, 7.0, 1.0]])
+    target, seen = torch.tensor([4]), torch.tensor([1, 1, 1])
+    assert int(rank_of_targets(scores, target, torch.zeros_like(seen), seen)) == 3
+
+
+def test_a_target_that_was_seen_is_still_ranked():
+    scores = torch.tensor([[0.0, 9.0, 8.0, 7.0, 1.0]])
+    target, seen = torch.tensor([3]), torch.tensor([3, 1])
+    assert int(rank_of_targets(scores, target, torch.zeros_like(seen), seen)) == 2
+
+
+def test_padding_never_counts():
+    scores = torch.tensor([[INF, 1.0, 2.0], [float("nan"), 2.0, 1.0]])
+    assert rank_of_targets(scores, torch.tensor([2, 1]), NONE, NONE).tolist() == [1, 1]
+
+
+def test_infinite_scores_have_a_place():
+    scores = torch.tensor([[0.0, -INF, 0.0, -INF, INF]]).expand(4, 5)
+    targets = torch.tensor([1, 2, 3, 4])
+    assert rank_of_targets(scores, targets, NONE, NONE).tolist() == [3, 2, 4, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_float_type_and_int32_ids_are_taken(dtype):
+    scores = torch.tensor([[0, 3, 2, 1]], dtype=dtype)
+    ids = torch.tensor([3], dtype=torch.int32)
+    seen = torch.tensor([1], dtype=torch.int32)
+    assert rank_of_targets(scores, ids, torch.zeros_like(seen), seen).tolist() == [2]
+
+
+def test_no_users_no_ranks():
+    assert rank_of_targets(torch.zeros(0, 4), NONE, NONE, NONE).tolist() == []
+
+
+def test_scores_rank_where_probabilities_are_all_one():
+    scores = torch.tensor([[0.0, 20.0, 30.0, 40.0]])
+    target = torch.tensor([3])
+    assert int(rank_of_targets(scores, target, NONE, NONE)) == 1
+    assert int(rank_of_targets(scores.sigmoid(), target, NONE, NONE)) == 3
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"scores": torch.tensor([[0.0, float("nan"), 1.0]])}, "NaN in rows 0 to 0"),
+        ({"targets": torch.tensor([0])}, "targets must lie between 1 and 2"),
+        ({"targets": torch.tensor([3])}, "targets must lie between 1 and 2"),
+        ({"targets": torch.tensor([1, 2])}, "one target for each of the 1 rows"),
+        ({"seen_rows": torch.tensor([-1])}, "seen_rows must lie"),
+        ({"seen_rows": torch.tensor([1])}, "seen_rows must lie"),
+        ({"seen_items": torch.tensor([-1])}, "seen_items must lie"),
+        ({"seen_items": torch.tensor([3])}, "seen_items must lie"),
+        ({"seen_rows": NONE}, "one seen row for each seen item"),
+    ],
+)
+def test_a_mistake_is_one_sentence(changed, words):
+    good = {
+        "scores": torch.zeros(1, 3),
+        "targets": torch.tensor([1]),
+        "seen_rows": torch.tensor([0]),
+        "seen_items": torch.tensor([2]),
+    }
+    assert int(rank_of_targets(**good)) == 1
+    with pytest.raises(InputError, match=words) as error:
+        rank_of_targets(**(good | changed))
+    assert "\n" not in str(error.value)
