@@ -43,7 +43,7 @@ def bootstrap_interval(
     values, counts = np.unique(_per_user(values), return_counts=True)
     if not 0 < confidence < 1 or draws < 1:
         raise InputError(
-            f"confidence must lie between 0 and 1 and draws be 1 or more, not {confidence}, {draws}."
+            f"confidence must lie between 0 and 1, draws be 1 or more, not {confidence}, {draws}."
         )
     n, rng = counts.sum(), np.random.default_rng(seed)
     means = [rng.multinomial(n, counts / n) @ values / n for _ in range(draws)]

@@ -41,7 +41,7 @@ def perfect_ece_budget(prob, bins=20):
 def test_a_calibrated_model_has_no_more_error_than_sampling_makes():
     prob, hit = calibrated_pairs()
     ece = calibration.expected_calibration_error(prob, hit)
-    assert 0 < ece < perfect_ece_budget(prob) < 0.002
+    assert 0 < ece < perfect_ece_budget(prob) < 0.005
     assert ece == pytest.approx(literal_ece(prob, hit), rel=1e-9)
 
 

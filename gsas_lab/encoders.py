@@ -1,0 +1,137 @@
+"""Histories -> hidden states; hidden states -> scores of the catalogue. No loss in here."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gsas_lab.interactions import PAD
+from gsas_lab.errors import InputError
+
+BLOCKS = ("paper", "modern")
+
+
+class Block(nn.Module):
+    """One causal Transformer block, in one of two variants.
+
+    "paper" (SASRec as its public code runs it): only the query is normed, the residual adds the
+    normed query, there is no output projection, the feed-forward keeps the width d, and attention
+    weights are dropped.
+    "modern": pre-norm, output projection, feed-forward of width 4d, attention weights kept.
+    """
+
+    def __init__(self, d: int, heads: int, dropout: float, variant: str):
+        super().__init__()
+        self.heads, self.paper, self.dropout = heads, variant == "paper", dropout
+        width = d if self.paper else 4 * d
+        self.attention_norm, self.forward_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.key_value = nn.Linear(d, d), nn.Linear(d, 2 * d)
+        self.output = nn.Identity() if self.paper else nn.Linear(d, d)
+        self.expand, self.contract = nn.Linear(d, width), nn.Linear(width, d)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
+        normed = self.attention_norm(x)
+        if self.paper:
+            x = self.forward_norm(normed + self.attend(normed, x))
+            return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
+        x = x + self.drop(self.output(self.attend(normed, normed)))
+        return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
+
+    def attend(self, query: Tensor, memory: Tensor) -> Tensor:
+        """softmax(QKᵀ/√(d/heads))V over positions up to and with one's own: (B, T, d)."""
+        q = self.query(query).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, T, d/h)
+        k, v = (
+            half.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for half in self.key_value(memory).chunk(2, dim=-1)
+        )
+        dropped = self.dropout if self.paper and self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout, self.training)
+
+
+class SASRec(nn.Module):
+    """A causal Transformer over the history (Kang & McAuley, 2018): read left to right, predict next.
+
+    Items (B, T) are padded on the *right*. A position sees only what stands left of it, so padding
+    cannot leak, and no row is ever fully masked, so it cannot become NaN. Positions count back from
+    the last real item (it is always number max_length − 1), as in the usual left-padded form.
+
+    tied: the table that scores is the one that reads (modern) or its own (paper).
+    bias: start value of one scalar added to all scores, or None for no bias.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        d: int = 128,
+        blocks: int = 2,
+        heads: int = 1,
+        max_length: int = 200,
+        dropout: float = 0.5,
+        tied: bool = False,
+        variant: str = "paper",
+        bias: float | None = None,
+    ):
+        super().__init__()
+        if variant not in BLOCKS:
+            raise InputError(f"Block '{variant}' is unknown: choose one of {', '.join(BLOCKS)}.")
+        if d % heads:
+            raise InputError(f"d = {d} cannot be shared by heads = {heads}: choose a divisor of d.")
+        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.item_embedding = nn.Embedding(n_items + 1, d)
+        self.position_embedding = nn.Embedding(max_length, d)
+        self.output_embedding = self.item_embedding if tied else nn.Embedding(n_items + 1, d)
+        self.blocks = nn.ModuleList(Block(d, heads, dropout, variant) for _ in range(blocks))
+        self.norm = nn.LayerNorm(d)
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        for module in {self.item_embedding, self.position_embedding, self.output_embedding}:
+            nn.init.uniform_(module.weight, -0.05, 0.05)  # as the paper's code
+
+    @property
+    def table(self) -> Tensor:
+        """(n_items + 1, d) what the hidden states are compared with; row 0 is padding."""
+        return self.output_embedding.weight
+
+    def forward(self, items: Tensor) -> Tensor:
+        """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d)."""
+        length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
+        position = torch.arange(items.shape[1], device=items.device) - length + self.max_length
+        position = position.clamp(max=self.max_length - 1)  # padding: any will do
+        x = self.item_embedding(items) + self.position_embedding(position)  # (B, T, d)
+        x = dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def last_hidden(self, items: Tensor) -> Tensor:
+        """items (B, T) padded on the right, none empty -> hidden state of the last real one (B, d)."""
+        last = (items != PAD).sum(1) - 1
+        return self(items)[torch.arange(len(items), device=items.device), last]
+
+    def score(self, items: Tensor) -> Tensor:
+        """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.
+
+        Column 0 (padding) is −inf.
+        """
+        scores = self.last_hidden(items) @ self.table.T
+        if self.bias is not None:
+            scores = scores + self.bias
+        scores[:, PAD] = -torch.inf
+        return scores
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout from random bytes: the probability is rounded to 1/256. x of any shape.
+
+    Eight elements share one 64-bit draw of torch's global generator, which on CPU costs a quarter
+    of `F.dropout`.
+    """
+    threshold = round(p * 256)
+    if not training or threshold == 0:
+        return x
+    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    draws.random_(-(2**63), None)
+    keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
+    return x * keep.to(x.dtype).mul_(256 / (256 - threshold))

@@ -1,0 +1,170 @@
+"""Leave-one-out: what is trained on, what chooses the best weights, what is reported.
+
+Every choice that moves a number is in `Protocol`, which is stored with each result and printed
+below each table.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from gsas_lab.errors import InputError
+from gsas_lab.interactions import Interactions
+
+VARIANTS = ("paper", "port")
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Histories of different lengths, one after another."""
+
+    items: np.ndarray  # (n_interactions,) int32, oldest first
+    offsets: np.ndarray  # (n + 1,) int64; history j is items[offsets[j]:offsets[j + 1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, j: int) -> np.ndarray:
+        return self.items[self.offsets[j] : self.offsets[j + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) interactions of each history."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Users, what is known of them, and the item that comes next."""
+
+    users: np.ndarray  # (n,) rows of the data set
+    histories: Histories  # n of them: everything before the target
+    targets: np.ndarray  # (n,) int64 items
+
+    def subset(self, rows: np.ndarray) -> "Holdout":
+        """The same, for some of the users (row numbers of this holdout)."""
+        starts, lengths = self.histories.offsets[rows], self.histories.lengths[rows]
+        return Holdout(
+            self.users[rows], _cut(self.histories.items, starts, lengths), self.targets[rows]
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that makes two numbers comparable, or not."""
+
+    dataset: str
+    sha256: str  # of the source file
+    users: int
+    items: int
+    interactions: int
+    trained_interactions: int
+    tie_rule: str  # order of equal timestamps
+    split: str  # "paper" or "port"
+    validation_users: int
+    split_seed: int
+    exclude_seen: bool  # seen items do not compete when the target is ranked
+    candidates: str = "whole catalogue"
+    rank_ties: str = "equal scores: the lower item id first"
+    cutoffs: tuple[int, ...] = (1, 10)
+
+    def __str__(self) -> str:
+        seen = "excluded" if self.exclude_seen else "kept"
+        return (
+            f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
+            f"{self.items:,} items, {self.interactions:,} interactions, "
+            f"{self.trained_interactions:,} of them trained on; leave-one-out, {self.split}'s "
+            f"variant; {self.validation_users} validation users (seed {self.split_seed}); ranked "
+            f"over the {self.candidates}, seen items {seen}; {self.rank_ties}; equal timestamps: "
+            f"{self.tie_rule}."
+        )
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training histories, validation and test holdouts, and the protocol that made them."""
+
+    train: Histories  # one for each user
+    validation: Holdout
+    test: Holdout
+    n_items: int
+    protocol: Protocol
+
+
+def leave_one_out(
+    interactions: Interactions,
+    validation_users: int = 512,
+    seed: int = 42,
+    variant: str = "paper",
+    exclude_seen: bool | None = None,
+) -> Split:
+    """The last interaction of each user is the test target; some users also lose one to validation.
+
+    variant "paper": the second-last interaction of the validation users is their validation target;
+    all other interactions are trained on (993,059 of MovieLens-1M's).
+    variant "port" (the public PyTorch code): nobody's second-last interaction is trained on, and
+    the validation users' third-last is not either (987,019).
+    Validation users are drawn by RandomState(seed).choice without replacement among users with at
+    least 4 interactions (all of MovieLens-1M's): seed 42 gives the port's own 512 users.
+    exclude_seen: None takes the data set's convention.
+
+    Raises InputError for a user with a single interaction, who has nothing to predict from.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"Split '{variant}' is unknown: choose one of {', '.join(VARIANTS)}.")
+    lengths = np.diff(interactions.offsets)
+    short = np.flatnonzero(lengths < 2)
+    if len(short):
+        raise InputError(
+            f"{interactions.name}: user {interactions.user_ids[short[0]]} has one interaction, so "
+            f"nothing is left to predict it from ({len(short)} such users); load with min_user=3."
+        )
+    eligible = np.flatnonzero(lengths >= 4)
+    if not 1 <= validation_users <= len(eligible):
+        raise InputError(
+            f"validation_users = {validation_users}: choose from 1 to {len(eligible)}, the users "
+            f"of {interactions.name} with at least 4 interactions."
+        )
+    chosen = np.random.RandomState(seed).choice(len(eligible), validation_users, replace=False)
+    held = np.sort(eligible[chosen])
+
+    starts = interactions.offsets[:-1]
+    dropped = np.full(len(lengths), 1 if variant == "paper" else 2)
+    dropped[held] += 1
+    train = _cut(interactions.items, starts, np.maximum(lengths - dropped, 0))
+    everyone = np.arange(len(lengths))
+    test = Holdout(
+        everyone,
+        _cut(interactions.items, starts, lengths - 1),
+        interactions.items[interactions.offsets[1:] - 1].astype(np.int64),
+    )
+    validation = Holdout(
+        held,
+        _cut(interactions.items, starts[held], lengths[held] - 2),
+        interactions.items[interactions.offsets[held + 1] - 2].astype(np.int64),
+    )
+    protocol = Protocol(
+        dataset=interactions.name,
+        sha256=interactions.sha256,
+        users=interactions.n_users,
+        items=interactions.n_items,
+        interactions=interactions.n_interactions,
+        trained_interactions=len(train.items),
+        tie_rule=interactions.tie_rule,
+        split=variant,
+        validation_users=validation_users,
+        split_seed=seed,
+        exclude_seen=interactions.exclude_seen if exclude_seen is None else exclude_seen,
+    )
+    return Split(train, validation, test, interactions.n_items, protocol)
+
+
+def _cut(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Histories:
+    """The pieces items[start : start + length], one after another."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Histories(items[place], offsets)
