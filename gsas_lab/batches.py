@@ -88,8 +88,8 @@ def batches(histories: Histories, plan: list[np.ndarray]) -> Iterator[Batch]:
             column = np.arange((end - begin).max() - 1)
             real = column < (end - begin - 1)[:, None]  # (b, T)
             place = np.where(real, begin[:, None] + column, 0)
-            groups.append(torch.from_numpy(np.where(real, histories.items[place], PAD).astype(np.int64)))
+            groups.append(
+                torch.from_numpy(np.where(real, histories.items[place], PAD).astype(np.int64))
+            )
             positives.append(histories.items[place[real] + 1])
-        yield Batch(
-            tuple(groups), torch.from_numpy(np.concatenate(positives).astype(np.int64))
-        )
+        yield Batch(tuple(groups), torch.from_numpy(np.concatenate(positives).astype(np.int64)))

@@ -109,7 +109,11 @@ def _sampled(
             h, chosen = hidden[part], items[part].flatten()  # (c, d), (c · (k + 1),)
             starts = torch.arange(0, len(chosen) + 1, width, device=chosen.device)
             pattern = torch.sparse_csr_tensor(
-                starts, chosen, h.new_zeros(len(chosen)), (len(h), len(table))
+                starts,
+                chosen,
+                h.new_zeros(len(chosen)),
+                (len(h), len(table)),
+                check_invariants=False,  # columns may repeat and need no order
             )
             scores = torch.sparse.sampled_addmm(pattern, h, columns, beta=0.0).values()
             scores = scores.view(len(h), width)
@@ -120,8 +124,8 @@ def _sampled(
             d_bias += slope.sum()
             d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
             d_table += _by_item(chosen, h, slope, len(table))
-        if bias is None:
-            return _WithGradients.apply(len(hidden), loss, (d_hidden, d_table), hidden, table)
+    if bias is None:
+        return _WithGradients.apply(len(hidden), loss, (d_hidden, d_table), hidden, table)
     gradients = (d_hidden, d_table, d_bias.view_as(bias))
     return _WithGradients.apply(len(hidden), loss, gradients, hidden, table, bias)
 

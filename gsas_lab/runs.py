@@ -11,8 +11,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -30,8 +30,8 @@ from gsas_lab.encoders import BLOCKS, SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.samplers import SAMPLERS
 
+ROOT = Path(__file__).resolve().parent.parent  # the checkout
 FORMAT = 1  # of run folders: a change that alters results counts it up
-PAPER_USER = 963  # the user of Figure 1
 
 
 def _option(default: Any, text: str, choices: tuple = ()) -> Any:
@@ -132,7 +132,9 @@ def _type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind).replace("None", "none"))
 
 
-def from_parameters(namespace: dict[str, Any], base: Settings, also: tuple[str, ...] = ()) -> Settings:
+def from_parameters(
+    namespace: dict[str, Any], base: Settings, also: tuple[str, ...] = ()
+) -> Settings:
     """A notebook's parameters over a recipe; an unknown one is an error (papermill only warns).
 
     namespace: globals() right after the parameters cell. Every plain value in it (number, string,
@@ -219,20 +221,20 @@ class Run:
     def scores(self, holdout: splits.Holdout) -> np.ndarray:
         """Scores of the whole catalogue for each user of a holdout: (n, n_items) float32 logits.
 
-        Column i − 1 is item i: padding has no column.
+        Column i − 1 is item i: padding has no column. For a few thousand users at a time.
         """
         parts = [scores[:, 1:] for scores, _ in score_in_batches(self.model, holdout)]
         return torch.cat(parts).numpy()
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """p̂ from scores (n, n_items): σ(s), or softmax where the loss is the full softmax.
+        """p̂ of scores (n, n_items): see `probability`."""
+        return probability(torch.from_numpy(scores), self.settings.loss).numpy()
 
-        SASRec with sampled softmax is shown by σ(s) as well, as in the paper's Figure 1: its
-        own normaliser is a random sample of the catalogue.
-        """
-        logits = torch.from_numpy(scores)
-        prob = logits.softmax(-1) if self.settings.loss == "softmax" else logits.sigmoid()
-        return prob.numpy()
+    @cached_property
+    def outcome(self) -> "Outcome":
+        """Ranks, Σp and the first items of all test users, under the run's protocol."""
+        split = self.data.split
+        return examine(self.model, split.test, split.protocol.exclude_seen, loss=self.settings.loss)
 
     @property
     def alpha_beta(self) -> tuple[float, float]:
@@ -252,7 +254,7 @@ def identity(settings: Settings, data: Data) -> str:
 
 def runs_folder() -> Path:
     """$GSAS_LAB_RUNS, or outputs/runs in the project."""
-    return Path(os.environ.get("GSAS_LAB_RUNS", interactions.ROOT / "outputs" / "runs"))
+    return Path(os.environ.get("GSAS_LAB_RUNS", ROOT / "outputs" / "runs"))
 
 
 def build(settings: Settings, n_items: int) -> SASRec:
@@ -303,7 +305,9 @@ def train(
         _write_json(folder / "protocol.json", data.split.protocol.as_dict())
         _write_json(folder / "environment.json", environment(device))
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}): check the disk.") from None
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): check the disk."
+        ) from None
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
@@ -313,7 +317,7 @@ def train(
         data.split.train,
         loss,
         _schedule(settings),
-        lambda m: float(metrics.ndcg(ranks(m, held, exclude_seen=exclude), 10).mean()),
+        lambda m: float(metrics.ndcg(examine(m, held, exclude).ranks, 10).mean()),
         folder / "checkpoint.pt",
         name,
         settings.seed,
@@ -321,8 +325,13 @@ def train(
         settings.name,
     )
     history = pd.DataFrame(progress.history)
-    result = evaluate(model, data.split)
+    outcome = examine(model, data.split.test, exclude, loss=settings.loss)
+    low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
+    result: dict[str, Any] = metrics.summary(outcome.ranks)
     result |= {
+        "ndcg@10 95% interval": [low, high],
+        "mean sum of p": float(outcome.sums.mean()),
+        "median sum of p": float(np.median(outcome.sums)),
         "validation ndcg@10": progress.best,
         "best epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -338,6 +347,63 @@ def train(
     return Run(settings, folder)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says of each user of a holdout, and where the target ended up."""
+
+    ranks: np.ndarray  # (n,) rank of the target, 1-based
+    sums: np.ndarray  # (n,) Σp over the whole catalogue, seen items included
+    items: np.ndarray  # (n, K) the first K items of the ranking
+    prob: np.ndarray  # (n, K) their predicted probabilities, highest first
+
+
+def probability(scores: Tensor, loss: str) -> Tensor:
+    """p̂ from scores (..., n): softmax where the loss is the full softmax, σ(s) otherwise.
+
+    SASRec with sampled softmax is shown by σ(s) as well, as in the paper's Figure 1: its own
+    normaliser is a random sample of the catalogue.
+    """
+    return scores.softmax(-1) if loss == "softmax" else scores.sigmoid()
+
+
+def examine(
+    model: Any, holdout: splits.Holdout, exclude_seen: bool, top: int = 100, loss: str = "bce"
+) -> Outcome:
+    """Rank the whole catalogue for each user of a holdout, by `ranking.rank_of_targets`.
+
+    model: anything with `max_length` and `score(items (B, T)) -> (B, n_items + 1)`. exclude_seen:
+    the history's items do not compete (the target always does). loss: how scores become p̂.
+    """
+    found = []
+    for scores, rows in score_in_batches(model, holdout):
+        seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
+        rank = ranking.rank_of_targets(scores, targets, seen_rows, seen_items)
+        prob = probability(scores, loss)  # column 0: scores are −inf, so 0
+        sums = prob.sum(1, dtype=torch.float64)
+        own = prob.gather(1, targets[:, None])
+        prob[seen_rows, seen_items] = -1.0
+        prob.scatter_(1, targets[:, None], own)
+        # By score and not by probability, which is exactly 1.0 for many items at once.
+        order = torch.where(prob < 0, -torch.inf, scores).topk(min(top, scores.shape[1] - 1))
+        found.append((rank, sums, order.indices, prob.gather(1, order.indices)))
+    columns = [torch.cat(column).numpy() for column in zip(*found, strict=True)]
+    return Outcome(*columns)
+
+
+def _seen(
+    holdout: splits.Holdout, rows: np.ndarray, exclude_seen: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(row, item) pairs of seen items of some users, none if they are kept, and the targets."""
+    targets = torch.from_numpy(holdout.targets[rows])
+    if not exclude_seen:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return nothing, nothing, targets
+    lengths = holdout.histories.lengths[rows]
+    first, last = holdout.histories.offsets[rows[0]], holdout.histories.offsets[rows[-1] + 1]
+    items = torch.from_numpy(holdout.histories.items[first:last].astype(np.int64))
+    return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), items, targets
+
+
 def evaluate(
     model: Any,
     split: splits.Split,
@@ -346,35 +412,25 @@ def evaluate(
 ) -> dict[str, float]:
     """Test metrics over the whole catalogue: recall@K, ndcg@max K. None: as the split's protocol."""
     exclude = split.protocol.exclude_seen if exclude_seen is None else exclude_seen
-    return metrics.summary(ranks(model, split.test, exclude_seen=exclude), cutoffs)
+    return metrics.summary(examine(model, split.test, exclude).ranks, cutoffs)
 
 
-def ranks(model: Any, holdout: splits.Holdout, *, exclude_seen: bool) -> np.ndarray:
-    """The target's rank for each user of a holdout, (n,), by `ranking.rank_of_targets`.
-
-    model: anything with `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
-    """
-    found = []
-    for scores, rows in score_in_batches(model, holdout):
-        seen_rows = np.repeat(np.arange(len(rows)), holdout.histories.lengths[rows])
-        seen_items = np.concatenate([holdout.histories[row] for row in rows])
-        if not exclude_seen:
-            seen_rows, seen_items = seen_rows[:0], seen_items[:0]
-        found.append(
-            ranking.rank_of_targets(
-                scores,
-                torch.from_numpy(holdout.targets[rows]),
-                torch.from_numpy(seen_rows),
-                torch.from_numpy(seen_items.astype(np.int64)),
-            )
+def true_probabilities(data: Data, holdout: splits.Holdout) -> np.ndarray:
+    """P(i | history) of a known-truth world for each user of a holdout: (n, n_items)."""
+    world = data.interactions.world
+    if world is None:
+        raise InputError(
+            f"The true probabilities of {data.interactions.name} are not known: use known-truth."
         )
-    return torch.cat(found).numpy()
+    longest = int(holdout.histories.lengths.max())
+    rows = [holdout.histories[row] for row in range(len(holdout.users))]
+    return world.probability(pad_right(rows, longest).numpy())[:, 1:]
 
 
 @torch.no_grad()
 def score_in_batches(
     model: Any, holdout: splits.Holdout, rows_at_once: int = 128
-) -> list[tuple[Tensor, np.ndarray]]:
+) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), in the holdout's order."""
     device = getattr(model, "table", torch.empty(0)).device
     for start in range(0, len(holdout.users), rows_at_once):
@@ -384,7 +440,7 @@ def score_in_batches(
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto": CUDA, then MPS, then CPU; a named device that is not there is an InputError."""
+    """ "auto": CUDA, then MPS, then CPU; a named device that is not there is an InputError."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((device for device, found in here.items() if found), "cpu")
@@ -414,9 +470,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(interactions.ROOT), *words], capture_output=True, text=True
-        )
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
         return done.stdout.strip()
 
     try:
@@ -435,8 +489,3 @@ def _write_json(path: Path, content: dict) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     os.replace(partial, path)
-
-
-def defaults() -> dict[str, Any]:
-    """Every setting's default."""
-    return {f.name: f.default for f in fields(Settings) if f.default is not MISSING}

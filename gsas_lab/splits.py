@@ -7,6 +7,7 @@ below each table.
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
@@ -41,8 +42,9 @@ class Holdout:
     histories: Histories  # n of them: everything before the target
     targets: np.ndarray  # (n,) int64 items
 
-    def subset(self, rows: np.ndarray) -> "Holdout":
+    def subset(self, rows: ArrayLike) -> "Holdout":
         """The same, for some of the users (row numbers of this holdout)."""
+        rows = np.asarray(rows)
         starts, lengths = self.histories.offsets[rows], self.histories.lengths[rows]
         return Holdout(
             self.users[rows], _cut(self.histories.items, starts, lengths), self.targets[rows]

@@ -138,8 +138,10 @@ class World:
         side -> (B, n_genres). An empty history gives the popularity of the genres.
         """
         histories = np.asarray(histories)
-        if histories.ndim != 2 or histories.size and not (
-            0 <= histories.min() and histories.max() <= self.n_items
+        if (
+            histories.ndim != 2
+            or histories.size
+            and not (0 <= histories.min() and histories.max() <= self.n_items)
         ):
             raise InputError(
                 f"World: histories must be an array (B, T) of items 0…{self.n_items} "

@@ -1,0 +1,41 @@
+# make run    executes the notebooks: DATASET=known-truth (default), ml-1m, beauty, … or a file
+# make lab    opens them in JupyterLab
+# make test   runs every test, the notebooks included; make check: style, types, clean notebooks
+# PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
+DATASET ?= known-truth
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+ifndef GSAS_LAB_DATA
+ifneq ($(wildcard ../shared/data),)
+export GSAS_LAB_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: run lab test check
+
+run: $(READY)
+	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
+
+lab: $(READY)
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+test: $(READY)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+# The file's time says which versions are installed, so a second run installs nothing.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+		"gsas-lab needs Python 3.11 or newer: name one, as in 'make run PYTHON=python3.12'." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH),$(BIN)/python -m pip install $(TORCH) -c constraints.txt)
+	$(BIN)/python -m pip install -e ".[notebooks,dev]" -c constraints.txt
+	@touch $@

@@ -1,0 +1,27 @@
+"""See, understand and cure the overconfidence of recommenders trained with negative sampling."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "errors",
+    "Interactions": "interactions",
+    "load": "interactions",
+    "leave_one_out": "splits",
+    "SASRec": "encoders",
+    "Popularity": "baselines",
+    "Settings": "runs",
+    "Run": "runs",
+    "train": "runs",
+    "evaluate": "runs",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use, so that `gsas_lab.theory` needs no torch (a browser's Python has none).
+    if name not in _HOME:
+        raise AttributeError(f"module 'gsas_lab' has no attribute '{name}'")
+    return getattr(import_module(f"gsas_lab.{_HOME[name]}"), name)

@@ -1,0 +1,129 @@
+"""The command line: `python -m gsas_lab train --help` explains every setting."""
+
+import argparse
+import sys
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gsas_lab import interactions, recipes, runs
+from gsas_lab.errors import InputError
+
+NOTEBOOKS = runs.ROOT / "notebooks"
+RECIPES = {
+    "sasrec": recipes.sasrec,
+    "sasrec-sampled-softmax": recipes.sasrec_sampled_softmax,
+    "sasrec-softmax": recipes.sasrec_softmax,
+    "gsasrec": recipes.gsasrec,
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit status: 0, or 2 after one line on stderr that says what to do."""
+    try:
+        arguments = _parser().parse_args(words)
+        arguments.command(arguments)
+    except (InputError, OSError) as error:
+        print(f"gsas-lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gsas-lab: stopped; the same command goes on after the last epoch.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    given = {f.name: getattr(arguments, f.name) for f in fields(runs.Settings)}
+    given = {name: value for name, value in given.items() if value is not None}
+    base = RECIPES[arguments.recipe]()
+    if arguments.quick:
+        base = recipes.quick(base, arguments.dataset or base.dataset)
+    run = runs.train(runs.from_parameters(given, base))
+    for name, value in run.metrics.items():
+        print(f"{name:>20}  {value:.4f}" if isinstance(value, float) else f"{name:>20}  {value}")
+    print(f"{run.data.split.protocol}\n{run.folder}")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    data = interactions.load(
+        arguments.dataset, min_user=arguments.min_user, min_item=arguments.min_item
+    )
+    print(interactions.describe(data).T.to_string())
+
+
+def _notebooks(arguments: argparse.Namespace) -> None:
+    from gsas_lab import publish
+
+    dataset = arguments.dataset
+    runs.load_data(runs.Settings(dataset=dataset))  # refuse a bad data set before anything starts
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = arguments.output or runs.ROOT / "outputs" / f"{Path(dataset).stem}-{stamp}"
+    chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not chosen:
+        raise InputError(f"{NOTEBOOKS} holds no notebooks: run from the project's checkout.")
+    protocol = runs.load_data(runs.Settings(dataset=dataset)).split.protocol
+    parameters = {"dataset": dataset} | dict(map(_parameter, arguments.parameter))
+    index = publish.execute_all(
+        chosen, folder, parameters, lambda: recipes.summary(dataset), str(protocol)
+    )
+    print(f"\n{recipes.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    import json
+
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise InputError(f"Parameter '{text}' has no value: write it as name=value.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gsas_lab", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    train = commands.add_parser(
+        "train", help="train one run, or find it", formatter_class=argparse.RawTextHelpFormatter
+    )
+    train.add_argument("--recipe", choices=RECIPES, default="sasrec", help="where to start from")
+    train.add_argument("--quick", action="store_true", help="the notebooks' budget (recipes.quick)")
+    for item in fields(runs.Settings):
+        default = item.default
+        train.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=_truth if item.type in (bool, bool | None) else item.type,
+            choices=item.metadata["choices"] or None,
+            metavar=None if item.metadata["choices"] else "X",
+            help=f"{item.metadata['help']} (recipe's default; the paper's SASRec: {default})",
+        )
+    train.set_defaults(command=_train)
+
+    describe = commands.add_parser("describe", help="sizes of a data set")
+    describe.add_argument("dataset")
+    describe.add_argument("--min-user", type=int, default=1)
+    describe.add_argument("--min-item", type=int, default=1)
+    describe.set_defaults(command=_describe)
+
+    notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")
+    notebooks.add_argument("--dataset", default="known-truth")
+    notebooks.add_argument("--output", type=Path, help="folder; outputs/<data set>-<time> if none")
+    notebooks.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter for every notebook that declares it",
+    )  # fmt: skip
+    notebooks.set_defaults(command=_notebooks)
+    return parser
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return text.lower() == "true"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What is trained on, validated on and tested on, in both variants."""
+
+import numpy as np
+import pytest
+
+from gsas_lab.batches import batches, epoch, pad_right, windows
+from gsas_lab.errors import InputError
+from gsas_lab.interactions import Interactions
+from gsas_lab.splits import Histories, leave_one_out
+
+
+def data(*histories, exclude_seen=True):
+    n_items = max(max(history) for history in histories if history)
+    return Interactions(
+        name="toy",
+        items=np.concatenate(histories).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, histories)]),
+        user_ids=np.arange(1, len(histories) + 1),
+        item_ids=np.arange(n_items + 1),
+        sha256="0" * 64,
+        tie_rule="none",
+        exclude_seen=exclude_seen,
+        titles=None,
+        genres=None,
+        world=None,
+    )
+
+
+TOY = data([1, 2, 3, 4, 5], [6, 7, 8], [9, 8, 7, 6], [1, 9])
+
+
+@pytest.mark.parametrize(
+    "variant, trained",
+    [("paper", [[1, 2, 3], [6, 7], [9, 8], [1]]), ("port", [[1, 2], [6], [9], []])],
+)
+def test_each_variant_holds_out_what_it_says(variant, trained):
+    split = leave_one_out(TOY, validation_users=2, variant=variant)
+    assert [list(split.train[user]) for user in range(4)] == trained
+    assert list(split.test.targets) == [5, 8, 6, 9]
+    assert [list(split.test.histories[user]) for user in range(4)] == [
+        [1, 2, 3, 4], [6, 7], [9, 8, 7], [1],
+    ]  # fmt: skip
+    assert list(split.validation.users) == [0, 2]  # the others are too short
+    assert list(split.validation.targets) == [4, 7]
+    assert [list(split.validation.histories[j]) for j in range(2)] == [[1, 2, 3], [9, 8]]
+    assert split.protocol.trained_interactions == sum(map(len, trained))
+
+
+def test_no_validation_or_test_target_is_trained_on():
+    rng = np.random.default_rng(0)
+    distinct = data(*(list(range(1, rng.integers(4, 30))) for _ in range(50)))
+    split = leave_one_out(distinct, validation_users=20)
+    for user, target in zip(split.test.users, split.test.targets, strict=True):
+        assert target not in split.train[user]
+    for user, target in zip(split.validation.users, split.validation.targets, strict=True):
+        assert target not in split.train[user]
+
+
+def test_the_protocol_says_what_was_done_and_keeps_the_seen_filter_explicit():
+    split = leave_one_out(TOY, validation_users=1)
+    assert "seen items excluded" in str(split.protocol)
+    kept = leave_one_out(TOY, validation_users=1, exclude_seen=False)
+    assert "seen items kept" in str(kept.protocol)
+
+
+def test_a_user_with_one_interaction_and_wrong_choices_are_refused():
+    with pytest.raises(InputError, match="user 2 has one interaction"):
+        leave_one_out(data([1, 2, 3, 4], [2]), validation_users=1)
+    with pytest.raises(InputError, match="validation_users = 3: choose from 1 to 2"):
+        leave_one_out(TOY, validation_users=3)
+    with pytest.raises(InputError, match="Split 'random'"):
+        leave_one_out(TOY, variant="random")
+
+
+HISTORIES = Histories(np.arange(1, 1001, dtype=np.int32), np.array([0, 3, 4, 504, 1000, 1000]))
+
+
+def positives_of(which, seed=0, max_length=7):
+    rng = np.random.default_rng(seed)
+    plan = epoch(HISTORIES, max_length, 2, which, rng)
+    return [batch for batch in batches(HISTORIES, plan)]
+
+
+def test_all_windows_train_on_every_interaction_but_the_first_exactly_once():
+    for seed in range(5):
+        seen = np.sort(np.concatenate([b.positives.numpy() for b in positives_of("all", seed)]))
+        firsts = {1, 4, 5, 505}
+        assert list(seen) == [i for i in range(1, 1001) if i not in firsts]
+
+
+def test_last_windows_train_on_the_last_items_only():
+    seen = np.sort(np.concatenate([b.positives.numpy() for b in positives_of("last")]))
+    assert list(seen) == [2, 3, *range(498, 505), *range(994, 1001)]
+
+
+@pytest.mark.parametrize("which", ["last", "all"])
+def test_each_positive_is_the_item_after_what_was_read(which):
+    for batch in positives_of(which):
+        read = np.concatenate([items[items != 0].numpy() for items in batch.items])
+        assert list(batch.positives.numpy()) == list(read + 1)  # items count up in this data
+        for items in batch.items:  # padding is on the right only, and never a whole row
+            lengths = (items != 0).sum(1)
+            assert lengths.min() >= 1 and items.shape[1] == lengths.max() <= 7
+            assert all((row[:n] != 0).all() for row, n in zip(items, lengths, strict=True))
+
+
+def test_the_same_seed_gives_the_same_epoch_and_another_does_not():
+    def order(seed):
+        return np.concatenate([b.positives.numpy() for b in positives_of("all", seed)])
+
+    np.testing.assert_array_equal(order(1), order(1))
+    assert (order(1) != order(2)).any()
+
+
+def test_no_user_is_favoured_by_where_the_windows_are_cut():
+    starts = [windows(HISTORIES, 100, "all", np.random.default_rng(s))[0] for s in range(300)]
+    second = np.array([s[s >= 4][1] for s in starts]) - 4  # cut between windows 1 and 2 of user 2
+    assert second.min() <= 5 and second.max() >= 95
+
+
+def test_pad_right_keeps_the_last_items():
+    assert pad_right([np.array([1, 2, 3]), np.array([4])], 2).tolist() == [[2, 3], [4, 0]]
