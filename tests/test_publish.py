@@ -1,0 +1,188 @@
+"""Claims about publish.py: pages complete without kernel or network; mistakes told in a sentence."""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from gsas_lab import publish
+from gsas_lab.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def pages(published: Path) -> dict[str, BeautifulSoup]:
+    return {
+        page.stem: BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        for page in published.glob("*.html")
+    }
+
+
+def _notebook(folder: Path, *cells: str, parameters: str = "k = 1") -> Path:
+    path = folder / "00_made.ipynb"
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    rest = [new_code_cell(cell) for cell in cells]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Made"), first, *rest]), path)
+    return path
+
+
+def test_the_folder_holds_notebooks_pages_index_and_one_plotly_and_no_more(published):
+    assert sorted(file.name for file in published.iterdir()) == [
+        "00_plain.html", "00_plain.ipynb", "01_plots.html", "01_plots.ipynb", "index.html",
+        "plotly.min.js",
+    ]  # fmt: skip
+    assert list(published.parent.iterdir()) == [published]
+
+
+def test_no_page_loads_anything_from_elsewhere(pages):
+    for name, page in pages.items():
+        loaded = [tag["src"] for tag in page.find_all(src=True)]
+        loaded += [tag["href"] for tag in page.find_all("link", href=True)]
+        assert all(url == "plotly.min.js" or url.startswith("data:") for url in loaded), name
+        css = " ".join(tag.text for tag in page.find_all("style"))
+        assert "url(" not in css and "@import" not in css, name
+
+
+def test_plotly_is_stored_once_and_loaded_only_where_there_are_plots(published, pages):
+    loading = [name for name, page in pages.items() if page.find_all(src="plotly.min.js")]
+    assert loading == ["01_plots"]
+    assert len(pages["01_plots"].find_all(src=True)) == 1
+    assert (published / "01_plots.html").stat().st_size < 200_000  # plotly.min.js has 4.8 MB
+
+
+def test_widgets_leave_no_trace_and_progress_bars_neither(published):
+    text = (published / "01_plots.html").read_text(encoding="utf-8")
+    for trace in ("widget-view", "model_id", "IntSlider(", "FigureWidget({", "noise\n"):
+        assert trace not in text
+    for notebook in published.glob("*.ipynb"):
+        assert "widgets" not in nbformat.read(notebook, as_version=4).metadata
+
+
+def test_all_plots_are_there_and_no_animation_starts_by_itself(published):
+    text = (published / "01_plots.html").read_text(encoding="utf-8")
+    assert text.count("Plotly.newPlot(") == 3
+    assert text.count("Plotly.addFrames(") == 1
+    assert "Plotly.animate(" not in text
+
+
+def test_formulas_become_mathml_and_code_stays_code(pages):
+    page = pages["00_plain"]
+    assert len(page.find_all("math")) == 4
+    assert len(page.find_all("math", display="block")) == 1
+    assert page.find("math", display="block").find("mfrac")
+    assert page.find("code", string="$not_math$")
+    assert "$5 and $6" in page.find_all("div", class_="highlight")[-4].text or "$5 and $6" in page.text
+    outside = page.find("main")
+    for code in outside.find_all(["code", "pre", "math"]):
+        code.decompose()
+    assert "$" not in outside.text and "\\" not in outside.text
+
+
+def test_figures_tables_output_and_parameters_are_shown(pages):
+    page = pages["00_plain"]
+    assert page.find("img", alt="Figure: A figure and a table")["src"].startswith("data:image/png")
+    assert [cell.text for cell in page.find("table", class_="dataframe").find_all("td")] == [
+        "1", "0.1310", "16", "0.1703",
+    ]  # fmt: skip
+    assert "k = 3, t = 0.0, toy-2" in page.text
+    given = page.find(class_="celltag_injected-parameters").text
+    assert "k = 3" in given and '"toy-2"' in given and "t =" not in given
+
+
+def test_pages_link_to_each_other_and_the_index(published, pages):
+    for page in pages.values():
+        for link in page.find_all("a", href=True):
+            file, _, anchor = link["href"].partition("#")
+            assert not file or (published / file).exists(), link
+            target = pages.get(Path(file).stem, page) if file else page
+            assert not anchor or target.find(id=anchor), link
+    assert pages["00_plain"].find("a", href="01_plots.html", string="Second: plots →")
+    assert pages["01_plots"].find("a", href="00_plain.html", string="← First: formulas")
+    assert pages["00_plain"].find("a", href="01_plots.html#A-slider")
+
+
+def test_the_index_tells_title_claim_time_dataset_date_versions_and_summary(pages):
+    page = pages["index"]
+    first, second = page.find(class_="pages").find_all("li")
+    assert first.find("a", href="00_plain.html").text == "First: formulas"
+    assert "One negative makes" in first.text and first.find("math")
+    assert re.search(r"toy-2 · \d+ s · \d{4}-\d\d-\d\d \d\d:\d\d", first.text)
+    assert "Nothing to test" not in second.text
+    assert "0.176" in page.find("table").text
+    assert "<4 items>" in page.text  # the note, escaped
+    assert re.search(r"torch \d.* Python \d", page.text)
+
+
+def test_an_unknown_parameter_stops_before_anything_runs(toy_notebooks, tmp_path):
+    with pytest.raises(InputError, match="Unknown parameter 'kk': the notebooks know dataset, k, t"):
+        publish.execute_all(toy_notebooks, tmp_path / "run", {"dataset": "toy", "kk": 3})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("k", 2.5), ("k", "2"), ("k", True), ("t", "high"), ("t", True), ("dataset", 1)]
+)
+def test_a_parameter_of_another_type_is_refused(toy_notebooks, name, value):
+    with pytest.raises(InputError, match=f"Parameter '{name}' of 00_plain.ipynb must be of type"):
+        publish.check_parameters(toy_notebooks, {name: value})
+
+
+def test_each_notebook_gets_the_parameters_that_it_declares(toy_notebooks):
+    own = publish.check_parameters(toy_notebooks, {"dataset": "x", "t": 1})
+    assert list(own.values()) == [{"dataset": "x", "t": 1}, {"dataset": "x"}]
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.ipynb does not exist"):
+        publish.execute_all([tmp_path / "gone.ipynb"], tmp_path / "run", {})
+
+
+def test_a_failing_notebook_is_named_with_its_cell_and_kept_apart(tmp_path):
+    notebook = _notebook(tmp_path, "print('so far')", "1 / 0", "print('never')")
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match=r"00_made.ipynb stopped at cell 3 with ZeroDivisionError:"):
+        publish.execute_all([notebook], folder, {})
+    assert not folder.exists()
+    kept = (tmp_path / "run.partial" / "00_made.ipynb").read_text()
+    assert "so far\\n" in kept and "ZeroDivisionError" in kept
+
+
+def test_other_files_in_the_folder_stay(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("kept")
+    publish.execute_all([_notebook(tmp_path)], folder, {})
+    assert {file.name for file in folder.iterdir()} == {
+        "mine.txt", "00_made.ipynb", "00_made.html", "index.html",
+    }  # fmt: skip
+
+
+def test_notebooks_run_headless_in_their_own_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("GSAS_LAB_HEADLESS", raising=False)
+    cells = ("import os", "print(os.environ['GSAS_LAB_HEADLESS'], os.getcwd())")
+    publish.execute(_notebook(tmp_path, *cells), tmp_path / "out.ipynb", {})
+    assert f"1 {tmp_path}\\n" in (tmp_path / "out.ipynb").read_text()
+    assert "GSAS_LAB_HEADLESS" not in os.environ
+
+
+def test_a_kernel_that_does_not_start_is_tried_three_times(tmp_path, monkeypatch):
+    starts = []
+
+    def execute_notebook(*_, **__):
+        starts.append(1)
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(publish.papermill, "execute_notebook", execute_notebook)
+    with pytest.raises(InputError, match="No kernel started for 00_made.ipynb in 3 attempts"):
+        publish.execute(_notebook(tmp_path), tmp_path / "out.ipynb", {})
+    assert len(starts) == 3
+
+
+def test_a_kernel_that_dies_at_work_is_not_tried_again(tmp_path):
+    notebook = _notebook(tmp_path, "open('count', 'a').write('x'); import os; os._exit(9)")
+    with pytest.raises(InputError, match="kernel of 00_made.ipynb died"):
+        publish.execute(notebook, tmp_path / "out.ipynb", {})
+    assert (tmp_path / "count").read_text() == "x"

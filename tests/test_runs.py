@@ -1,0 +1,172 @@
+"""Settings are the record; a run is found again; the command line speaks in one line."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from gsas_lab import __main__ as command_line
+from gsas_lab import metrics, recipes, runs
+from gsas_lab.baselines import Popularity
+from gsas_lab.errors import InputError
+from gsas_lab.runs import Settings
+
+OTHER = {
+    "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
+    "exclude_seen": True, "block": "modern", "d": 16, "blocks": 2, "heads": 2, "max_length": 6,
+    "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
+    "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
+    "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "seed": 2, "device": "cpu",
+}  # fmt: skip
+DATA_FIELDS = {"dataset", "min_user", "min_item", "split", "validation_users", "exclude_seen"}
+
+
+def test_every_setting_has_another_value_here():
+    assert set(OTHER) == {item.name for item in fields(Settings)}
+
+
+@pytest.mark.parametrize("name", sorted(set(OTHER) - DATA_FIELDS - {"device", "patience"}))
+def test_every_setting_changes_the_result(small_world, name):
+    base = replace(small_world, loss="gbce", t=0.2, max_length=8, epochs=3)
+    if name == "loss":
+        base = replace(base, loss="bce")
+    one, other = runs.train(base), runs.train(replace(base, **{name: OTHER[name]}))
+    assert one.folder != other.folder
+    assert one.history["loss"].tolist() != other.history["loss"].tolist()
+
+
+@pytest.mark.parametrize("name", sorted(DATA_FIELDS - {"dataset"}))
+def test_every_setting_of_the_data_changes_the_data(name, tmp_path):
+    lines = [f"{user} {item % 9 + 1 + user}" for user in range(1, 41) for item in range(3 + user % 9)]
+    lines += ["77 1", "77 9000", "1 8000"]  # a short user and rare items
+    (tmp_path / "toy.txt").write_text("\n".join(lines))
+    base = Settings(dataset=str(tmp_path / "toy.txt"), validation_users=10)
+    value = {"min_user": 5, "exclude_seen": False}.get(name, OTHER[name])
+    one, other = runs.load_data(base), runs.load_data(replace(base, **{name: value}))
+    assert one.split.protocol != other.split.protocol
+
+
+def test_a_run_folder_holds_its_evidence_and_is_found_again(small_world):
+    run = runs.train(small_world)
+    names = {file.name for file in run.folder.iterdir()}
+    assert names == {
+        "settings.json", "protocol.json", "environment.json", "metrics.json", "history.csv",
+        "model.pt",
+    }  # fmt: skip
+    assert Settings(**json.loads((run.folder / "settings.json").read_text())) == small_world
+    environment = json.loads((run.folder / "environment.json").read_text())
+    assert {"commit", "date", "device", "torch", "python"} <= set(environment)
+    again = runs.train(small_world, on_epoch=lambda history: pytest.fail("trained again"))
+    assert again.folder == run.folder and again.metrics == run.metrics
+
+
+def test_the_recorded_metrics_are_those_of_the_kept_weights(small_world):
+    run = runs.train(small_world)
+    split = run.data.split
+    assert runs.evaluate(run.model, split)["ndcg@10"] == run.metrics["ndcg@10"]
+    scores = run.scores(split.test)  # a literal ranking, one user at a time
+    ranks = [
+        1 + (row > row[target - 1]).sum() + (row[: target - 1] == row[target - 1]).sum()
+        for row, target in zip(scores, split.test.targets, strict=True)
+    ]
+    np.testing.assert_array_equal(run.outcome.ranks, ranks)
+    assert metrics.ndcg(ranks, 10).mean() == pytest.approx(run.metrics["ndcg@10"])
+    prob = run.probabilities(scores)
+    np.testing.assert_allclose(run.outcome.sums, prob.sum(1), rtol=1e-5)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :5] + 1
+    np.testing.assert_array_equal(run.outcome.items[:, :5], best)
+
+
+def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
+    run = runs.train(small_world)
+    held = run.data.split.test
+    filtered = runs.examine(run.model, held, exclude_seen=True, top=60)
+    scores = run.scores(held)
+    for row in range(50):
+        target, seen = held.targets[row], set(held.histories[row])
+        rivals = [i for i in range(1, 61) if i == target or i not in seen]
+        ahead = sum(scores[row, i - 1] > scores[row, target - 1] for i in rivals)
+        assert filtered.ranks[row] == 1 + ahead
+        assert set(filtered.items[row][: len(rivals)]) == set(rivals)
+
+
+def test_popularity_ranks_by_training_counts(small_world):
+    split = runs.load_data(small_world).split
+    popularity = Popularity(split.train, split.n_items)
+    scores = popularity.score(torch.ones(2, 1, dtype=torch.long))
+    counts = np.bincount(split.train.items, minlength=61)
+    np.testing.assert_array_equal(scores[0, 1:].numpy(), counts[1:])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": 0}, "k = 0 lies outside"),
+        ({"t": 1.5}, "t = 1.5 lies outside"),
+        ({"t": -0.1}, "t = -0.1 lies outside"),
+        ({"loss": "hinge"}, "choose one of bce"),
+        ({"k": "many"}, "k = 'many' is not of type int"),
+        ({"tied": 1}, "tied = 1 is not of type bool"),
+        ({"lr": float("nan")}, "lr = nan"),
+        ({"device": "tpu"}, "choose one of auto"),
+    ],
+)
+def test_wrong_settings_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**change)
+
+
+def test_too_many_negatives_leave_no_folder_behind(small_world, tmp_path):
+    with pytest.raises(InputError, match="k"):
+        runs.train(replace(small_world, k=60))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_notebook_parameters_are_an_error():
+    assert runs.from_parameters({"k": 7, "_i": "x", "user": 3}, recipes.sasrec(), ("user",)).k == 7
+    with pytest.raises(InputError, match="Unknown parameter 'negatives'"):
+        runs.from_parameters({"negatives": 7}, recipes.sasrec())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["train", "--dataset", "nowhere"], "known-truth"),
+        (["train", "--dataset", "known-truth", "--k", "1000"], "999"),
+        (["train", "--t", "2"], "t = 2.0 lies outside"),
+        (["describe", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--device", "cuda"], "this machine has none"),
+        (["notebooks", "--dataset", "known-truth", "-p", "negatives=3"], "Unknown parameter"),
+        (["notebooks", "-p", "k"], "name=value"),
+    ],
+)
+def test_the_command_line_says_one_sentence_and_exits_with_2(words, message, capsys, monkeypatch, tmp_path):
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path))
+    assert command_line.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_explains_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["train", "--help"])
+    text = capsys.readouterr().out
+    for item in fields(Settings):
+        assert f"--{item.name.replace('_', '-')}" in text and item.metadata["help"][:20] in text
+
+
+def test_the_command_line_is_the_settings(small_world, monkeypatch, capsys):
+    seen = {}
+    real = runs.train
+    monkeypatch.setattr(
+        runs, "train", lambda settings: (seen.update(asdict(settings)), real(small_world))[1]
+    )
+    words = ["train", "--recipe", "gsasrec", "--k", "8", "--tied", "true", "--lr", "0.5"]
+    assert command_line.main(words) == 0
+    assert (seen["k"], seen["t"], seen["tied"], seen["lr"]) == (8, 0.75, True, 0.5)
+    assert "ndcg@10" in capsys.readouterr().out

@@ -1,0 +1,162 @@
+"""The loop: it resumes bit for bit, stops when it must, and never leaves half a file."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsas_lab import recipes, runs, training
+from gsas_lab.errors import InputError
+from gsas_lab.training import Schedule
+
+
+def weights(run):
+    return run.model.state_dict()
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("loss", training.LOSSES)
+def test_training_lowers_the_loss_and_beats_chance(small_world, loss):
+    run = runs.train(replace(small_world, loss=loss, epochs=8, lr=0.01, dropout=0.0))
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+    assert run.metrics["recall@10"] > 1.5 * 10 / 60
+
+
+def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(small_world, monkeypatch, tmp_path):
+    settings = replace(small_world, loss="gbce", t=0.5, dropout=0.3, windows="all", cooldown=0.5)
+    whole = weights(runs.train(settings))
+
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(settings, on_epoch=stop)
+    seen = []
+    resumed = runs.train(settings, on_epoch=lambda history: seen.append(len(history)))
+    assert seen == [3], "only the missing epoch is trained"
+    assert same(whole, weights(resumed))
+
+
+def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
+    """SIGKILL, at whatever point it strikes."""
+    code = (
+        "from gsas_lab import runs, splits; from gsas_lab.interactions import from_world;"
+        "from gsas_lab.worlds import World;"
+        "d = from_world(World(n_users=400, length=12, n_items=60, n_genres=5));"
+        "s = splits.leave_one_out(d, 50); runs.load_data = lambda _: runs.Data(d, s);"
+        "r = runs.train(runs.Settings(d=8, blocks=1, max_length=12, epochs=12, k=4, "
+        "validation_users=50)); print(r.folder)"
+    )
+
+    def start(folder):
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "GSAS_LAB_RUNS": str(tmp_path / folder)},
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    first = start("killed")
+    while not list((tmp_path / "killed").glob("*/checkpoint.pt")) and first.poll() is None:
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    killed = start("killed").communicate()[0].strip()
+    whole = start("whole").communicate()[0].strip()
+    saved = [torch.load(f"{folder}/model.pt", weights_only=True) for folder in (killed, whole)]
+    assert same(saved[0]["model"], saved[1]["model"])
+
+
+def test_another_seed_gives_other_weights(small_world):
+    one, other = runs.train(small_world), runs.train(replace(small_world, seed=2))
+    assert not same(weights(one), weights(other))
+
+
+def test_the_best_weights_are_kept_not_the_last(small_world, monkeypatch):
+    scripted = iter([0.1, 0.9, 0.2, 0.3])
+    kept = []
+    monkeypatch.setattr(runs.metrics, "ndcg", lambda ranks, cutoff: torch.tensor([next(scripted)]).numpy() if len(ranks) == 50 else ranks * 0.0)
+    original = training.write_checkpoint
+    monkeypatch.setattr(
+        training, "write_checkpoint", lambda p, c: (kept.append({k: v.clone() for k, v in c["model"].items()}), original(p, c))
+    )
+    run = runs.train(replace(small_world, epochs=4))
+    assert run.metrics["best epoch"] == 2
+    assert same(kept[1], weights(run)) and not same(kept[3], weights(run))
+
+
+def test_training_stops_when_validation_no_longer_improves(small_world, monkeypatch):
+    monkeypatch.setattr(runs.metrics, "ndcg", lambda ranks, cutoff: ranks * 0.0 + 0.5)
+    run = runs.train(replace(small_world, epochs=50, patience=3))
+    assert run.metrics["epochs"] == 4 and run.metrics["best epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place(small_world, monkeypatch):
+    monkeypatch.setattr(
+        training.fused, "gbce", lambda hidden, *rest: hidden.sum() * float("nan")
+    )
+    with pytest.raises(InputError, match=r"loss became nan in epoch 1, step 1 of .*lr = 0.001"):
+        runs.train(small_world)
+
+
+def test_a_foreign_or_broken_checkpoint_is_refused(small_world, tmp_path):
+    run = runs.train(small_world)
+    file = run.folder / "model.pt"
+    with pytest.raises(InputError, match="belongs to another model"):
+        training.read_checkpoint(file, "bce-000000000000")
+    whole = file.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        file.write_bytes(broken)
+        with pytest.raises(InputError, match="not a whole checkpoint"):
+            training.read_checkpoint(file, run.folder.name)
+    with pytest.raises(InputError, match="does not exist"):
+        training.read_checkpoint(tmp_path / "none.pt", "x")
+
+
+def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"identity": "x", "model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="not a whole checkpoint"):
+        training.read_checkpoint(tmp_path / "evil.pt", "x")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pt"
+    training.write_checkpoint(file, {"identity": "x", "epoch": 1})
+
+    def full(content, handle):
+        handle.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.torch, "save", full)
+    with pytest.raises(InputError, match="No space left on device.*free some disk"):
+        training.write_checkpoint(file, {"identity": "x", "epoch": 2})
+    assert training.read_checkpoint(file, "x")["epoch"] == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    schedule = Schedule(10, 1, 2.0, 0.0, warmup=0.1, cooldown=0.5, patience=1, windows="last")
+    assert [schedule.rate(p) for p in (0.05, 0.1, 0.5, 0.75, 1.0)] == [1.0, 2.0, 2.0, 1.0, 0.0]
+    flat = Schedule(10, 1, 2.0, 0.0, warmup=0.0, cooldown=0.0, patience=1, windows="last")
+    assert [flat.rate(p) for p in (0.01, 1.0)] == [2.0, 2.0]
+
+
+def test_the_theory_started_bias_is_the_logit_of_an_average_item(small_world):
+    settings = replace(recipes.gsasrec(k=4, t=1.0), theory_start=True, d=8)
+    bias = runs.build(settings, 61).bias
+    assert bias.sigmoid().item() == pytest.approx(1 / 61, rel=1e-5)  # t = 1: sigma = P
+    assert runs.build(recipes.sasrec(), 61).bias is None
