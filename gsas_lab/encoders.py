@@ -86,7 +86,7 @@ class SASRec(nn.Module):
         self.blocks = nn.ModuleList(Block(d, heads, dropout, variant) for _ in range(blocks))
         self.norm = nn.LayerNorm(d)
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
-        for module in {self.item_embedding, self.position_embedding, self.output_embedding}:
+        for module in [self.item_embedding, self.position_embedding, self.output_embedding]:
             nn.init.uniform_(module.weight, -0.05, 0.05)  # as the paper's code
 
     @property
