@@ -173,3 +173,26 @@ def _check_probabilities(prob: np.ndarray) -> None:
     low, high = prob.min(), prob.max()
     if not 0 <= low <= high <= 1:  # NaN compares false, so it is caught as well
         raise InputError(f"prob must lie between 0 and 1, not between {low} and {high}; pass σ(s).")
+
+
+def deviation_from_theory(
+    prior: ArrayLike, prob: ArrayLike, alpha: float, beta: float, fewest: int = 200
+) -> dict[str, float]:
+    """Learned σ(s) against Theorem 5.1's curve over the true P. Any shape, all pairs.
+
+    max_binned: largest |mean learned − mean of Eq. (10)| over bins of P, ten a decade, with at
+    least `fewest` pairs: single predictions scatter, their mean must not. Also r2 and mean_abs of
+    single pairs against the curve (`distance_to_truth`).
+    """
+    theory = converged_probability(np.asarray(prior), alpha, beta)
+    single = distance_to_truth(prob, theory)
+    place = np.floor(10 * np.log10(np.asarray(prior, float).ravel())).astype(int)
+    place -= place.min()
+    count = np.bincount(place)
+    gap = np.bincount(place, weights=np.asarray(prob, float).ravel() - theory.ravel())
+    enough = count >= fewest
+    return {
+        "max_binned": float(np.abs(gap[enough] / count[enough]).max()),
+        "r2": single["r2"],
+        "mean_abs": single["mean_abs"],
+    }
