@@ -9,6 +9,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from gsas_lab import runs, splits
+from gsas_lab.interactions import from_world
+from gsas_lab.worlds import World
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -47,6 +51,7 @@ PLAIN = [
         "## Text\n\nInline $\\hat{p}_i \\gg P(i)$, code `$not_math$`, and a displayed one:\n\n"
         "$$\\sigma(s_i) = \\frac{\\beta P}{\\alpha - \\alpha P + \\beta P}, \\quad "
         "\\alpha = \\frac{k}{|I| - 1}$$\n\n"
+        "$$\\begin{aligned} \\beta &= 1 - t(1 - \\alpha) \\\\ t &= 1 \\end{aligned}$$\n\n"
         "```python\nprice = '$5 and $6'\n```\n\nNext: [plots](01_plots.ipynb#A-slider).\n\n"
         "| $K$ | meaning |\n|---|---|\n| 1 | *first* |\n\n> A misreading: a score is no probability."
     ),
@@ -113,3 +118,15 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
         "Leave-one-out over the whole catalogue <4 items>.",
     )
     return index.parent
+
+
+@pytest.fixture
+def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> runs.Settings:
+    """Settings of a run that takes a second, in a world of its own and with a fresh run folder."""
+    data = from_world(World(n_users=300, length=12, n_items=60, n_genres=5, seed=7))
+    split = splits.leave_one_out(data, validation_users=50)
+    monkeypatch.setattr(runs, "load_data", lambda settings: runs.Data(data, split))
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
+    return runs.Settings(
+        d=8, blocks=1, max_length=12, epochs=3, batch_size=64, k=4, validation_users=50
+    )

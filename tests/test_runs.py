@@ -134,7 +134,7 @@ def test_unknown_notebook_parameters_are_an_error():
     "words, message",
     [
         (["train", "--dataset", "nowhere"], "known-truth"),
-        (["train", "--dataset", "known-truth", "--k", "1000"], "999"),
+        (["train", "--dataset", "known-truth", "--k", "1000"], "k must lie between 1"),
         (["train", "--t", "2"], "t = 2.0 lies outside"),
         (["describe", "nowhere.txt"], "nowhere.txt"),
         (["train", "--device", "cuda"], "this machine has none"),
