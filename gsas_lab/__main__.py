@@ -70,6 +70,10 @@ def _notebooks(arguments: argparse.Namespace) -> None:
     print(f"\n{recipes.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
 
 
+def _evidence(arguments: argparse.Namespace) -> None:
+    print(recipes.write_evidence(arguments.dataset, arguments.output))
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     import json
 
@@ -116,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter for every notebook that declares it",
     )  # fmt: skip
     notebooks.set_defaults(command=_notebooks)
+
+    evidence = commands.add_parser("evidence", help="the summary table and what made each number")
+    evidence.add_argument("--dataset", default="known-truth")
+    evidence.add_argument("--output", type=Path, default=runs.ROOT / "outputs" / "reference")
+    evidence.set_defaults(command=_evidence)
     return parser
 
 

@@ -1,6 +1,8 @@
 """The paper's systems as named settings, and the budgets in which they are trained here."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -112,3 +114,23 @@ def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     some = test.subset(range(min(users, len(test.users))))
     prior = theory.prior_from_logit(run.scores(some), *run.alpha_beta)
     return float(prior.sum(axis=1).mean())
+
+
+def write_evidence(dataset: str, folder: Path) -> Path:
+    """The summary table and, for each of its runs, settings, environment, protocol, metrics, history.
+
+    Two small files, summary.csv and evidence.json, in folder/<data set>; returns that folder.
+    """
+    folder = folder / Path(dataset).stem
+    folder.mkdir(parents=True, exist_ok=True)
+    summary(dataset).to_csv(folder / "summary.csv", index_label="system")
+    record = {}
+    for name, settings in systems(dataset).items():
+        run = runs.train(settings)
+        parts = ("settings", "environment", "protocol", "metrics")
+        record[name] = {
+            part: json.loads((run.folder / f"{part}.json").read_text()) for part in parts
+        } | {"run": run.folder.name, "history": run.history.round(6).to_dict("list")}
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / "evidence.json").write_text(text + "\n")
+    return folder
