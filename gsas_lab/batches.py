@@ -16,7 +16,6 @@ from torch import Tensor
 from gsas_lab.interactions import PAD
 from gsas_lab.splits import Histories
 
-
 WINDOWS = ("last", "all")
 _GROUP = 16  # windows padded together: smaller wastes less padding, larger makes fewer calls
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gsas_lab.interactions import PAD
 from gsas_lab.errors import InputError
+from gsas_lab.interactions import PAD
 
 BLOCKS = ("paper", "modern")
 

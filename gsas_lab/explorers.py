@@ -1,263 +1,435 @@
-"""Figures with a control. Each is a pure `…_figure(...)`, a live form and a static one.
+"""Figures with a control, each in three forms over one pure function.
 
-Live: ipywidgets drive a plotly FigureWidget, one batch_update a move. Static: the same figure with
-plotly's own slider, which needs no kernel and no network; it is shown when GSAS_LAB_HEADLESS is set.
+`…_figure(…)` returns a plotly Figure for given values. The live form drives it with widgets, one
+update a move; the static form holds a frame for each step of a slider, and needs neither kernel nor
+network. `…_explorer(…)` holds both; as the last line of a cell it shows the live form, or the static
+one where GSAS_LAB_HEADLESS is set or plotly has no widgets.
 """
 
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
+import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io
 from IPython.display import display
 
-from gsas_lab import figures, theory
+from gsas_lab.errors import InputError
+from gsas_lab.figures import BLUE, GREY, MEMORY, Tables, size, styles
 from gsas_lab.runs import Data, Outcome
+from gsas_lab.theory import BYTES, logits_bytes
 
-_RANKS = 50  # ranks that the user explorer draws
-_SAMPLE = 12  # users that its static form holds
-_CUTOFFS = (1, 2, 5, 10, 20, 50, 100)
-
-
-def headless() -> bool:
-    """No kernel will be there when this output is read."""
-    return bool(os.environ.get("GSAS_LAB_HEADLESS"))
-
-
-# --- any user: Figure 1 --------------------------------------------------------------------------
-
-
-def users(data: Data, outcomes: Mapping[str, Outcome], row: int = 0) -> None:
-    """Probability by rank of any test user, with titles and Σp; starts with user number `row`."""
-    if headless():
-        rng = np.random.default_rng(0)
-        others = rng.choice(len(data.split.test.users), _SAMPLE - 1, replace=False)
-        rows = [row, *(int(other) for other in others if other != row)]
-        names = [f"user {data.interactions.user_ids[r]}" for r in rows]
-        display(_with_slider([user_figure(data, outcomes, r) for r in rows], names, ""))
-        return
-    import ipywidgets as w
-
-    last = len(data.split.test.users) - 1
-    number = w.BoundedIntText(row, min=0, max=last, description="user no.")
-    slide = w.IntSlider(row, min=0, max=last, readout=False, continuous_update=False)
-    dice = w.Button(description="any user")
-    w.link((number, "value"), (slide, "value"))
-    dice.on_click(lambda _: setattr(number, "value", int(np.random.default_rng().integers(last))))
-    table = w.HTML()
-
-    def redraw(figure: go.Figure) -> None:
-        table.value = user_table(data, outcomes, number.value)
-
-    figure = _live(lambda: user_figure(data, outcomes, number.value), [number], redraw)
-    display(w.VBox([w.HBox([number, slide, dice]), figure, table]))
-
-
-def user_figure(data: Data, outcomes: Mapping[str, Outcome], row: int) -> go.Figure:
-    """Predicted probability of one user's items by rank, for each system; titles on hover."""
-    figure = go.Figure()
-    looks = figures.styles(outcomes)
-    target = int(data.split.test.targets[row])
-    for name, outcome in outcomes.items():
-        items, prob = outcome.items[row, :_RANKS], outcome.prob[row, :_RANKS]
-        figure.add_scatter(
-            x=np.arange(1, len(prob) + 1),
-            y=prob.astype(float).round(6),
-            text=[data.interactions.title(item) for item in items],
-            name=f"{name}: Σp = {outcome.sums[row]:,.2f}, next at rank {outcome.ranks[row]:,}",
-            mode="lines+markers",
-            line={"color": looks[name].colour},
-            marker={"size": [11 if item == target else 5 for item in items]},
-            hovertemplate="rank %{x}: %{text}<br>p = %{y:.4f}<extra></extra>",
-        )
-    user = data.interactions.user_ids[row]
-    next_one = html.escape(data.interactions.title(target))
-    return _dress(
-        figure,
-        f"User {user}: came next, “{next_one}” (large marker where it is shown)",
-        "rank in the system's own order",
-        "predicted probability",
-        (0, 1.02),
-    )
-
-
-def user_table(data: Data, outcomes: Mapping[str, Outcome], row: int, first: int = 10) -> str:
-    """HTML: each system's first titles with their probabilities, and what the user took last."""
-    title = data.interactions.title
-    recent = data.split.test.histories[row][-5:]
-    columns = {
-        name: [
-            f"{title(item)} ({p:.3f})"
-            for item, p in zip(o.items[row, :first], o.prob[row, :first], strict=True)
-        ]
-        for name, o in outcomes.items()
+_SYMBOL = {  # matplotlib's markers and lines in plotly's words
+    "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
+    "X": "x", "*": "star", "P": "cross", "h": "hexagon", "p": "pentagon", "": "circle",
+}  # fmt: skip
+_DASH = {"-": "solid", "--": "dash", "-.": "dashdot"}
+_AXIS = {"gridcolor": "#E3E3E3", "zeroline": False, "automargin": True, "title": {"standoff": 12}}
+_LOOK = go.layout.Template(  # small: a move draws a whole figure, and plotly_white costs 15 ms
+    layout={
+        "font": {"size": 14, "color": "#222222"},
+        "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 18}},
+        "margin": {"l": 80, "r": 20, "t": 100, "b": 60},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "hoverlabel": {"font": {"size": 14}},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
     }
-    table = pd.DataFrame(columns, index=pd.RangeIndex(1, first + 1, name="rank")).to_html(border=0)
-    return f"<p>Last taken: {html.escape(', '.join(map(title, recent)))}.</p>{table}"
+)
+_PAPER = "<style scoped>table{background:white;color:#222}</style>"
+_TOP = 10  # titles in a table
+_CATALOGUES = {
+    "ML-1M": 3_416, "Steam": 13_044, "100,000": 100_000,
+    "1 million": 1_000_000, "Gowalla": 1_271_638, "10 million": 10_000_000,
+}  # fmt: skip
+_K = 256  # negatives, beside whose scores those of a full loss are shown
 
 
-# --- the introduction's 51 GB --------------------------------------------------------------------
+@dataclass(frozen=True)
+class Users:
+    """Whose recommendations are explored: U users; items are 1 … n_items, 0 is padding."""
+
+    ids: np.ndarray  # (U,) as in the file
+    targets: np.ndarray  # (U,) the held-out item
+    recent: np.ndarray  # (U, H) the last items of the history, oldest first, padded with 0
+    titles: np.ndarray  # (n_items + 1,)
 
 
-def memory(batch: int = 64, length: int = 200) -> None:
-    """Bytes of one training step's scores as the catalogue grows, against memory that one can buy."""
-    if headless():
-        sizes = [10**3, 10**4, 10**5, 10**6, 10**7]
-        drawn = [memory_figure(batch, length, n, gradients=True) for n in sizes]
-        display(_with_slider(drawn, [f"{n:,}" for n in sizes], "items in the catalogue: "))
-        return
-    import ipywidgets as w
+@dataclass(frozen=True)
+class TopItems:
+    """One system's K best items for each of the U users, best first."""
 
-    wide = {"description_width": "9em"}
-    b = w.IntSlider(batch, min=1, max=512, description="sequences a batch", style=wide)
-    n_positions = w.IntSlider(length, min=10, max=500, step=10, description="length", style=wide)
-    n = w.FloatLogSlider(1e6, base=10, min=3, max=7.5, step=0.1, description="items", style=wide)
-    kind = w.Dropdown(options=["float32", "bfloat16", "float64"], description="number", style=wide)
-    gradients = w.Checkbox(False, description="with gradients")
-    controls = [b, n_positions, n, kind, gradients]
-    figure = _live(
-        lambda: memory_figure(
-            b.value, n_positions.value, round(n.value), kind.value, gradients.value
-        ),
-        controls,
-    )
-    display(w.HBox([w.VBox(controls), figure]))
+    prob: np.ndarray  # (U, K) predicted probabilities
+    items: np.ndarray  # (U, K)
+    sums: np.ndarray  # (U,) Σp over the whole catalogue
+    target_rank: np.ndarray  # (U,) 1-based
+
+
+Systems: TypeAlias = Mapping[str, TopItems]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A figure and its control, in two forms."""
+
+    live: Callable[[], widgets.Widget]
+    static: Callable[[], go.Figure]
+
+    def show(self) -> None:
+        """Display the live form; the static one if headless or without anywidget."""
+        if not os.environ.get("GSAS_LAB_HEADLESS"):
+            try:
+                return display(self.live())
+            except ImportError:  # plotly's FigureWidget needs anywidget
+                pass
+        renderer = plotly.io.renderers["plotly_mimetype"]  # no plotly.js: the page has it once
+        display(renderer.to_mimebundle(self.static().to_dict()), raw=True)
+
+    _ipython_display_ = show
+
+
+# 1. Any user: probabilities by rank, titles, Σp (Figure 1)
+
+
+def user_figure(systems: Systems, users: Users, user: int, table: bool = False) -> go.Figure:
+    """Figure 1 for the user at position `user`: predicted probability by rank, titles on hover.
+
+    A ring marks the held-out item where it is among the K best. `table` adds the ten best titles.
+    """
+    if not 0 <= user < len(users.ids):
+        raise InputError(f"user must be a position from 0 to {len(users.ids) - 1}, not {user}.")
+    title = f"User {users.ids[user]}, next: <b>{_title(users, users.targets[user])}</b>"
+    recent = " · ".join(_title(users, item) for item in users.recent[user] if item)
+    figure = _figure(title, f"last seen: {recent}", "rank of the item", "predicted probability")
+    found: dict[int, float] = {}
+    for name, style in styles(systems).items():
+        top, rank = systems[name], int(systems[name].target_rank[user])
+        prob = top.prob[user].astype(np.float32)
+        found |= {rank: prob[rank - 1]} if rank <= len(prob) else {}
+        figure.add_scatter(
+            x=np.arange(1, len(prob) + 1, dtype=np.int16),
+            y=prob,
+            text=[_title(users, item) for item in top.items[user]],
+            name=f"<b>{name}</b><br>Σp = {top.sums[user]:,.2f}, target at rank {rank:,}",
+            hovertemplate=f"rank %{{x}}: <b>%{{text}}</b><br>p = %{{y:.4f}}<extra>{name}</extra>",
+            mode="lines+markers",
+            line={"color": style.colour, "dash": _DASH[style.line]},
+            marker={"symbol": _SYMBOL[style.marker], "size": 8, "maxdisplayed": 12},
+        )
+    ring = {"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}}
+    x, y = list(found), list(found.values())
+    figure.add_scatter(x=x, y=y, name="the target", mode="markers", marker=ring, hoverinfo="skip")
+    step = max(1, len(prob) // 5)
+    figure.update_xaxes(tickvals=[1, *range(step, len(prob) + 1, step)], domain=[0, 0.75])
+    figure.update_yaxes(range=[-0.03, 1.05]).update_layout(legend={"x": 0.77, "font": {"size": 13}})
+    if table:
+        best = _best_titles(systems, users, user)
+        cell = {"align": "left", "font": {"size": 13}, "height": 22, "line": {"color": "#E3E3E3"}}
+        figure.add_table(
+            header={"values": ["", *(f"<b>{name}</b>" for name in best)], **cell},
+            cells={"values": [list(best.index), *best.T.values], **cell},
+            columnwidth=[1, *[10] * best.shape[1]],
+            domain={"x": [0, 1], "y": [0, 0.46]},
+        )
+        figure.update_yaxes(domain=[0.59, 1]).update_layout(height=700, margin={"b": 20})
+    return figure
+
+
+def user_explorer(
+    systems: Systems,
+    users: Users,
+    named: Mapping[str, Any] | None = None,
+    sample: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Explorer:
+    """`user_figure` with a picker: any user live, those at the positions `sample` statically.
+
+    named: labels of buttons and the user ids they jump to; ids that are not there get no button.
+    The default sample is the named users and others at even distances, 12 in all.
+    """
+    for name, top in systems.items():
+        if {len(part) for part in vars(top).values()} != {len(users.ids)}:
+            raise InputError(f"{name} must hold the same {len(users.ids)} users as `users`.")
+    draw = partial(user_figure, systems, users)
+    places = {str(own): place for place, own in enumerate(users.ids)}
+    jumps = {label: places[str(own)] for label, own in (named or {}).items() if str(own) in places}
+    if sample is None:
+        even = np.linspace(0, len(users.ids) - 1, 12).round().astype(int).tolist()
+        sample = list(dict.fromkeys([*jumps.values(), *even]))[:12]
+
+    def live() -> widgets.Widget:
+        pick = widgets.IntSlider(0, 0, len(places) - 1, description="user", readout=False)
+        own = widgets.Text(description="its id", continuous_update=False)
+        note, table, generator = widgets.Label(), widgets.HTML(), np.random.default_rng(seed)
+        figure = _driven(draw, {"user": pick})
+
+        def moved(_change: Any = None) -> None:
+            own.value, note.value = str(users.ids[pick.value]), ""
+            best = _best_titles(systems, users, pick.value)
+            table.value = _PAPER + best.to_html(escape=False, border=0, justify="left")
+
+        def typed(change: Any) -> None:
+            pick.value = places.get(change.new, pick.value)
+            if change.new not in places:
+                note.value = f"There is no user {change.new!r} among these {len(places):,}."
+
+        pick.observe(moved, "value")
+        own.observe(typed, "value")
+        buttons = [widgets.Button(description=label) for label in ("random user", *jumps)]
+        buttons[0].on_click(lambda _: setattr(pick, "value", int(generator.integers(len(places)))))
+        for button, place in zip(buttons[1:], jumps.values(), strict=True):
+            button.on_click(lambda _, place=place: setattr(pick, "value", place))
+        boxes = [widgets.Checkbox(True, description=name, indent=False) for name in systems]
+        for box, trace in zip(boxes, figure.data, strict=False):  # the legend knows no keyboard
+            box.observe(lambda change, trace=trace: trace.update(visible=change.new), "value")
+        pick.value = next(iter(jumps.values()), 0)
+        moved()
+        rows = [widgets.HBox([pick, own, *buttons, note]), widgets.HBox(boxes), figure, table]
+        return widgets.VBox(rows)
+
+    def static() -> go.Figure:
+        steps = {str(users.ids[user]): user for user in sample}
+        return _stepped(partial(draw, table=True), steps, "user ")
+
+    return Explorer(live, static)
+
+
+def _best_titles(systems: Systems, users: Users, user: int) -> pd.DataFrame:
+    def cell(top: TopItems, rank: int) -> str:
+        item = top.items[user, rank]
+        words = f"{top.prob[user, rank]:.4f}  {_title(users, item)}"
+        return f"<b>{words}</b>" if item == users.targets[user] else words
+
+    shown = range(min(_TOP, *(top.prob.shape[1] for top in systems.values())))
+    cells = {name: [cell(top, rank) for rank in shown] for name, top in systems.items()}
+    return pd.DataFrame(cells, index=[rank + 1 for rank in shown])
+
+
+def _title(users: Users, item: int) -> str:
+    title = str(users.titles[item])
+    return html.escape(title if len(title) <= 30 else title[:29] + "…")
+
+
+# 2. The memory of a full loss (introduction)
 
 
 def memory_figure(
-    batch: int, length: int, n_items: int, dtype: str = "float32", gradients: bool = False
+    batch: int = 64,
+    length: int = 200,
+    n_items: float = 1_000_000,
+    dtype: str = "float32",
+    gradients: bool = False,
 ) -> go.Figure:
-    """The scores' bytes beside the memory of a laptop and a GPU, logarithmic."""
-    needed = theory.logits_bytes(batch, length, n_items, dtype, gradients)
-    bars = {"the scores": float(needed), **figures.MEMORY}
-    figure = go.Figure()
-    figure.add_bar(
-        y=list(bars),
-        x=list(bars.values()),
-        orientation="h",
-        text=[figures.size(size) for size in bars.values()],
-        marker_color=["#D55E00" if needed > min(figures.MEMORY.values()) else "#009E73"]
-        + [figures.GREY] * len(figures.MEMORY),
+    """Bytes of the scores of every item, beside those of one positive and 256 negatives."""
+    n_items = round(n_items)
+    full = logits_bytes(batch, length, n_items, dtype, gradients)
+    sampled = logits_bytes(batch, length, min(_K + 1, n_items), dtype, gradients)
+    product = (
+        f"{batch:,} sequences × {length:,} positions × {n_items:,} items × {BYTES[dtype]} bytes"
     )
-    more = ", with gradients" if gradients else ""
-    title = f"{batch} × {length} × {n_items:,} scores in {dtype}{more}: {figures.size(needed)}"
-    figure = _dress(figure, title, "bytes", "", None)
-    figure.update_xaxes(type="log", range=[6, 13])
-    return figure.update_layout(showlegend=False, height=300)
+    product += " × 2 with gradients" if gradients else ""
+    figure = _figure(f"<b>{size(full)}</b> of scores", product, "memory (GB)", "")
+    rows = ["every item", f"1 positive,<br>{_K} negatives"]
+    figure.add_bar(
+        x=[full / 1e9, sampled / 1e9],
+        y=rows,
+        orientation="h",
+        width=0.55,
+        marker={"color": [styles(["SASRec"])["SASRec"].colour, BLUE]},
+        text=[size(full), size(sampled)],
+        textposition="outside",
+        hovertemplate="%{y}: %{text}<extra></extra>",
+    )
+    for height, (name, limit) in enumerate(MEMORY.items()):
+        line = {"dash": "dot", "color": GREY}
+        text = {"text": name, "yanchor": "bottom", "xanchor": "left", "y": 1, "yshift": 20 * height}
+        figure.add_vline(limit / 1e9, line=line, annotation=text)
+    figure.update_xaxes(range=[0, max(100, 1.2 * full / 1e9)], tickformat=",")
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_layout(height=330, margin={"t": 140})
 
 
-# --- precision against prediction: Figure 2 ------------------------------------------------------
+def memory_explorer() -> Explorer:
+    """`memory_figure` with a control for each number; statically, a slider over catalogues."""
+
+    def live() -> widgets.Widget:
+        options = [2**power for power in range(11)]
+        controls = {
+            "batch": widgets.SelectionSlider(options=options, value=64, description="sequences"),
+            "length": widgets.IntSlider(200, 10, 1000, 10, description="positions"),
+            "n_items": widgets.FloatLogSlider(1e6, min=3, max=8, step=0.05, description="items"),
+            "dtype": widgets.Dropdown(options=list(BYTES), value="float32", description="numbers"),
+            "gradients": widgets.Checkbox(False, description="with gradients"),
+        }
+        controls["n_items"].readout_format = ",.0f"
+        row = widgets.HBox(list(controls.values()))
+        return widgets.VBox([row, _driven(memory_figure, controls)])
+
+    def static() -> go.Figure:
+        return _stepped(partial(memory_figure, 64, 200), _CATALOGUES, "items: ", "1 million")
+
+    return Explorer(live, static)
 
 
-def calibration(curves: Mapping[str, pd.DataFrame]) -> None:
-    """What each system says of its first K items, against what came true and Theorem 5.1."""
-    largest = min(len(curve) for curve in curves.values())
-    cutoffs = [cutoff for cutoff in _CUTOFFS if cutoff <= largest]
-    if headless():
-        drawn = [calibration_figure(curves, cutoff) for cutoff in cutoffs]
-        display(_with_slider(drawn, [str(cutoff) for cutoff in cutoffs], "K = "))
-        return
-    import ipywidgets as w
-
-    cutoff = w.IntSlider(1, min=1, max=largest, description="K")
-    display(w.VBox([cutoff, _live(lambda: calibration_figure(curves, cutoff.value), [cutoff])]))
+# 3. Precision@K against what was predicted (Figure 2, one K at a time)
 
 
-def calibration_figure(curves: Mapping[str, pd.DataFrame], cutoff: int) -> go.Figure:
-    """Three bars a system at one cutoff: predicted, Theorem 5.1 of the precision, precision."""
-    rows = {name: curve.iloc[cutoff - 1] for name, curve in curves.items()}
-    figure = go.Figure()
-    colours = {"predicted": "#D55E00", "theory": "#999999", "precision": "#009E73"}
-    labels = {"predicted": "predicted", "theory": "Theorem 5.1", "precision": "came true"}
-    for column, colour in colours.items():
-        values = [float(row[column]) for row in rows.values()]
-        figure.add_bar(
-            x=list(rows), y=values, name=labels[column], marker_color=colour,
-            text=[f"{value:.3f}" for value in values],
-        )  # fmt: skip
-    return _dress(figure, f"The first K = {cutoff} items of each user", "", "mean", (0, 1.05))
+def calibration_figure(curves: Tables, cutoff: int) -> go.Figure:
+    """Mean Precision@K and mean predicted probability@K of each system at K = `cutoff`.
+
+    Tables of `calibration.precision_vs_predicted`. The grey bar between the two is the
+    overconfidence, a factor on this log axis; the diamond is Theorem 5.1's, from the precision.
+    """
+    for name, curve in curves.items():
+        if cutoff not in set(curve["cutoff"]):
+            raise InputError(f"{name} has no cutoff {cutoff}; choose one of its table.")
+    points = pd.DataFrame({name: c.set_index("cutoff").loc[cutoff] for name, c in curves.items()}).T
+    points = points.reindex(columns=["precision", "predicted", "theory"])
+    points = points.where(points > 0)  # a log axis has no place for 0
+    story = "what the model predicts for each user's first K items, and how often it is right"
+    figure = _figure(f"<b>K = {cutoff}</b>", story, "probability, mean over users (log scale)", "")
+    ends = points[["precision", "predicted"]].assign(gap=np.nan).to_numpy()
+    bar = {"color": "#D5D5D5", "width": 8}
+    y = np.repeat(points.index, 3)
+    figure.add_scatter(x=ends.ravel(), y=y, name="overconfidence", line=bar, hoverinfo="skip")
+    look, factor = styles(curves).values(), points["predicted"] / points["precision"]
+    own = {"color": [each.colour for each in look], "symbol": [_SYMBOL[e.marker] for e in look]}
+    black = {"color": "black", "line_width": 2}
+    for column, label, side, mark in (
+        ("precision", "Precision@K", "bottom", {"symbol": "line-ns-open", "size": 22, **black}),
+        ("predicted", "predicted", "top", {"size": 15, **own}),
+        ("theory", "Theorem 5.1", "", {"symbol": "diamond-open", "size": 18, **black}),
+    ):
+        times = [f" (×{f:,.3g})" if column == "predicted" and f > 0 else "" for f in factor]
+        figure.add_scatter(
+            x=points[column],
+            y=points.index,
+            name=label,
+            text=[f"{value:.4f}{word}" for value, word in zip(points[column], times, strict=True)],
+            mode="markers+text" if side else "markers",
+            textposition=f"{side or 'top'} center",
+            marker=mark,
+            hovertemplate=f"%{{y}}<br>{label} %{{text}}<extra></extra>",
+        )
+    every = pd.concat(list(curves.values()))[["precision", "predicted"]].to_numpy()
+    left = np.log10(every[every > 0].min() / 2)
+    figure.update_xaxes(type="log", dtick=1, range=[left, 0.2])
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure.update_layout(height=180 + 80 * len(points))
 
 
-# --- a curve that grows while a model trains -----------------------------------------------------
+def calibration_explorer(
+    curves: Tables, cutoffs: Sequence[int] = (1, 2, 5, 10, 20, 50, 100)
+) -> Explorer:
+    """`calibration_figure` with a slider over K: all of the tables' live, `cutoffs` statically."""
+    shared = sorted(set.intersection(*(set(map(int, c["cutoff"])) for c in curves.values())))
+    draw = partial(calibration_figure, curves)
+
+    def live() -> widgets.Widget:
+        slider = widgets.SelectionSlider(options=shared, description="cutoff K")
+        return widgets.VBox([slider, _driven(draw, {"cutoff": slider})])
+
+    def static() -> go.Figure:
+        return _stepped(draw, {str(k): k for k in cutoffs if k in shared}, "cutoff K = ")
+
+    return Explorer(live, static)
+
+
+# What every explorer shares
+
+
+def _figure(title: str, subtitle: str, x: str, y: str, height: int = 430) -> go.Figure:
+    head = {"text": title, "subtitle": {"text": subtitle}}
+    axes = {"xaxis": {"title": x}, "yaxis": {"title": y}}
+    return go.Figure(layout={"template": _LOOK, "title": head, "height": height, **axes})
+
+
+def _moving(figure: go.Figure) -> dict[str, Any]:
+    """What a move may change of the layout; to send the rest again would take 0.3 s."""
+    return {part: figure.layout[part].to_plotly_json() for part in ("title", "xaxis")}
+
+
+def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.FigureWidget:
+    """`draw` of the controls' values as a widget: each move is one message, so nothing flickers."""
+
+    def drawn() -> go.Figure:
+        return draw(**{name: control.value for name, control in controls.items()})
+
+    figure = go.FigureWidget(drawn())
+    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
+
+    def moved(_change: Any) -> None:
+        fresh = drawn()
+        with figure.batch_update():
+            for trace, new in zip(figure.data, fresh.data, strict=True):
+                trace.update(new.to_plotly_json())
+            figure.layout.update(_moving(fresh))
+
+    for control in controls.values():
+        control.observe(moved, "value")
+    return figure
+
+
+def _stepped(
+    draw: Callable[[Any], go.Figure], steps: Mapping[str, Any], prefix: str, start: str = ""
+) -> go.Figure:
+    """`draw` of each value as a frame, and a slider over their labels; works without a kernel."""
+    labels, drawn = list(steps), [draw(value) for value in steps.values()]
+    active = labels.index(start) if start else 0
+    figure = go.Figure(drawn[active])
+    figure.frames = [
+        go.Frame(name=label, data=each.data, layout=_moving(each))
+        for label, each in zip(labels, drawn, strict=True)
+    ]
+    now = {"mode": "immediate", "frame": {"duration": 0}, "transition": {"duration": 0}}
+    moves = [{"label": label, "method": "animate", "args": [[label], now]} for label in labels]
+    current, pad = {"prefix": prefix}, {"t": figure.layout.margin.b or 60}
+    slider = {"active": active, "currentvalue": current, "pad": pad, "steps": moves}
+    return figure.update_layout(height=figure.layout.height + 60 + pad["t"], sliders=[slider])
+
+
+# From runs to explorers
+
+
+def test_users(
+    data: Data, outcomes: Mapping[str, Outcome], ranks: int = 50
+) -> tuple[dict[str, TopItems], Users]:
+    """What `user_explorer` needs, of all test users: each system's first items, and who they are."""
+    test, known = data.split.test, data.interactions
+    titles = np.array([known.title(item) for item in range(known.n_items + 1)])
+    recent = np.stack([np.pad(test.histories[u], (5, 0))[-5:] for u in range(len(test.users))])
+    systems = {
+        name: TopItems(o.prob[:, :ranks], o.items[:, :ranks], o.sums, o.ranks)
+        for name, o in outcomes.items()
+    }
+    return systems, Users(known.user_ids[test.users], test.targets, recent, titles)
 
 
 class LiveTraining:
     """Called with the history after each epoch: draws validation NDCG@10 so far, in place.
 
-    Headless it draws nothing; the notebook's last figure shows the whole curve.
+    Headless it draws nothing: the notebook's next figure shows the whole curve.
     """
 
     def __init__(self, epochs: int):
         self.epochs = epochs
-        self.figure: Any = None
+        self.shown: go.FigureWidget | None = None
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
-        if headless():
+        if os.environ.get("GSAS_LAB_HEADLESS"):
             return
         x, y = [row["epoch"] for row in history], [row["ndcg@10"] for row in history]
-        if self.figure is None:
-            drawn = go.Figure(go.Scatter(x=x, y=y, mode="lines+markers"))
-            drawn = _dress(drawn, "Training…", "epoch", "validation NDCG@10", None)
-            self.figure = go.FigureWidget(drawn.update_xaxes(range=[0, self.epochs + 0.5]))
-            display(self.figure)
-        with self.figure.batch_update():
-            self.figure.data[0].x, self.figure.data[0].y = x, y
-
-
-# --- shared --------------------------------------------------------------------------------------
-
-
-def _live(
-    draw: Callable[[], go.Figure],
-    controls: Sequence[Any],
-    also: Callable[[go.Figure], None] | None = None,
-) -> go.FigureWidget:
-    """A FigureWidget that follows its controls: the new figure's data replace the old in one go."""
-    shown = go.FigureWidget(draw())
-
-    def follow(_: Any = None) -> None:
-        fresh = draw()
-        with shown.batch_update():
-            for old, new in zip(shown.data, fresh.data, strict=True):
-                old.update(new.to_plotly_json())
-            shown.layout.title.text = fresh.layout.title.text
-        if also:
-            also(fresh)
-
-    for control in controls:
-        control.observe(follow, "value")
-    if also:
-        also(shown)
-    return shown
-
-
-def _with_slider(drawn: Sequence[go.Figure], names: Sequence[str], prefix: str) -> go.Figure:
-    """Figures of one shape as the steps of a plotly slider, with no kernel behind it."""
-    frames = [
-        go.Frame(data=figure.data, name=name, layout={"title": {"text": figure.layout.title.text}})
-        for figure, name in zip(drawn, names, strict=True)
-    ]
-    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}
-    steps = [{"label": name, "method": "animate", "args": [[name], now]} for name in names]
-    whole = go.Figure(data=drawn[0].data, layout=drawn[0].layout, frames=frames)
-    slider = {"steps": steps, "currentvalue": {"prefix": prefix}, "pad": {"t": 45}}
-    return whole.update_layout(sliders=[slider], height=(drawn[0].layout.height or 460) + 90)
-
-
-def _dress(
-    figure: go.Figure, title: str, x: str, y: str, y_range: tuple[float, float] | None
-) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        title={"text": title, "font": {"size": 16}},
-        font={"size": 13},
-        height=460,
-        margin={"l": 60, "r": 20, "t": 60, "b": 50},
-        legend={"orientation": "h", "y": -0.18, "yanchor": "top"},
-    )
-    figure.update_xaxes(title_text=x)
-    figure.update_yaxes(title_text=y, range=y_range)
-    return figure
+        if self.shown is None:
+            drawn = _figure("Training", "validation users", "epoch", "NDCG@10")
+            drawn.add_scatter(mode="lines+markers", line={"color": BLUE})
+            self.shown = go.FigureWidget(drawn.update_xaxes(range=[0, self.epochs + 0.5]))
+            display(self.shown)
+        with self.shown.batch_update():
+            self.shown.data[0].x, self.shown.data[0].y = x, y

@@ -13,6 +13,7 @@ that of the table.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,13 @@ from torch import Tensor
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
 
 
-def bce(hidden: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, bias=None) -> Tensor:
+def bce(
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
     """`losses.bce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k)."""
     return gbce(hidden, table, positives, negatives, 1.0, bias)
 
@@ -148,11 +155,13 @@ class _WithGradients(torch.autograd.Function):
     """The mean of a summed loss whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx, positions: int, loss: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor):
+    def forward(
+        ctx: Any, positions: int, loss: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor
+    ) -> Tensor:
         ctx.gradients, ctx.positions = gradients, positions
         return loss / positions
 
     @staticmethod
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream / ctx.positions
         return None, None, None, *(gradient * scale for gradient in ctx.gradients)

@@ -1,14 +1,33 @@
-"""Files and downloads -> (user, item, order): verified, filtered, remapped, with titles.
+"""Files and downloads -> interactions: who consumed what, in which order.
 
-A data set is `items`, all users' histories one after another, and `offsets`, where each begins.
+    load("known-truth" | "ml-1m" | "beauty" | "video-games" | a path) -> Interactions
+
+The form follows from the file's suffix:
+
+    .txt and all others   "user item" lines, two integers, oldest first (as for SASRec and BERT4Rec)
+    .csv .tsv .parquet    columns user (user_id, userId), item (item_id, itemId, movieId) and,
+                          if there is one, timestamp (ts, time)
+    .inter                RecBole: tab-separated, header "name:type"
+    .data .dat            GroupLens u.data (tabs) and ratings.dat ("::"): user, item, rating, time
+
+Users and items are renumbered in the order of their ids (by number where all are integers, else as
+text), so that MovieLens-1M's item i stays i. Each file is read once; its SHA-256, and so the cache,
+is that of the bytes that were parsed.
 """
 
+import contextlib
+import csv
 import hashlib
+import importlib.util
+import io
 import json
 import os
+import re
 import warnings
-from dataclasses import dataclass, replace
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,41 +35,68 @@ import pandas as pd
 from gsas_lab.errors import InputError
 from gsas_lab.worlds import World
 
-PAD = 0  # the item that is none
+PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
-ROOT = Path(__file__).resolve().parent.parent
-_CACHE_FORMAT = 1
-_FILE_ORDER = "none: the order of the file"
-_STABLE = "stable sort by timestamp, equal ones in the order of the file"
-_COLUMNS = {
-    "user": ("user", "user_id", "userid"),
-    "item": ("item", "item_id", "itemid", "movieid", "movie_id"),
-    "timestamp": ("timestamp", "ts", "time"),
+
+_DATA = Path(__file__).resolve().parent.parent / "data"  # the registry, and downloads
+_CACHE_FORMAT = 1  # raise it when parsing or the cached arrays change: old caches are then ignored
+_MAX_ID = 2**31 - 1
+
+
+class _Form(NamedTuple):
+    """How a file is written."""
+
+    separator: str | None  # None: parquet
+    columns: list[str] | None  # None: a header line names them
+    integers: bool  # ids must be integers; else they may be any text
+    words: str  # what a line holds
+    quoting: Literal[0, 3] = csv.QUOTE_NONE
+
+
+_USER_ITEM = _Form(r"\s+", ["user", "item"], True, "two integers, user and item, on each line")
+_RATINGS = ["user", "item", "rating", "timestamp"], True, "user, item, rating and timestamp"
+_NAMED = None, False, "the columns that the header names, with user and item"
+_FORMS = {
+    ".data": _Form("\t", *_RATINGS),
+    ".dat": _Form("::", *_RATINGS),
+    ".csv": _Form(",", *_NAMED, csv.QUOTE_MINIMAL),
+    ".tsv": _Form("\t", *_NAMED, csv.QUOTE_MINIMAL),
+    ".inter": _Form("\t", *_NAMED),
+    ".parquet": _Form(None, *_NAMED),
 }
+_COLUMN_NAMES = {  # after lower() and without "_"
+    "user": {"user", "userid"},
+    "item": {"item", "itemid", "movieid"},
+    "timestamp": {"timestamp", "ts", "time"},
+}
+_CACHED = ("items", "offsets", "user_ids", "item_ids", "tie_rule")
+_BY_TIME = "by timestamp; equal timestamps keep the order of the file (stable sort)"
+_BY_FILE = "order of the file: it has no timestamps"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who took what, in order."""
+    """The interactions of all users; history u is `items[offsets[u]:offsets[u + 1]]`."""
 
     name: str
     items: np.ndarray  # (n_interactions,) int32 in 1…n_items; user after user, oldest first
-    offsets: np.ndarray  # (n_users + 1,) int64; user u has items[offsets[u]:offsets[u + 1]]
+    offsets: np.ndarray  # (n_users + 1,) int64
     user_ids: np.ndarray  # (n_users,) ids as in the file
     item_ids: np.ndarray  # (n_items + 1,) ids as in the file; entry 0 is padding
-    sha256: str  # of the source file, of the arrays for a known-truth world
-    tie_rule: str  # how equal timestamps were ordered
+    sha256: str  # of the source file; in the known-truth world, of the arrays
+    tie_rule: str  # what orders a user's interactions, and equal timestamps
     exclude_seen: bool = True  # the data set's convention at evaluation; False where items repeat
-    titles: np.ndarray | None = None  # (n_items + 1,)
-    genres: np.ndarray | None = None  # (n_items + 1,), "|" between several
-    world: World | None = None  # only where the truth is known
+    titles: np.ndarray | None = None  # (n_items + 1,) str
+    genres: np.ndarray | None = None  # (n_items + 1,) str, "|" between
+    world: World | None = None  # the known-truth world, with its P(i | history)
 
     @property
     def n_users(self) -> int:
-        return len(self.user_ids)
+        return len(self.offsets) - 1
 
     @property
     def n_items(self) -> int:
+        """Size of the catalogue, padding excluded."""
         return len(self.item_ids) - 1
 
     @property
@@ -63,74 +109,55 @@ class Interactions:
         return np.diff(self.offsets)
 
     def history(self, user: int) -> np.ndarray:
-        """Items of user number `user` (0…n_users − 1), oldest first."""
+        """Items of user 0…n_users − 1, oldest first: (length,) int32."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     def title(self, item: int) -> str:
-        """The item's title, or its id in the file where there is none."""
-        return str(self.item_ids[item] if self.titles is None else self.titles[item])
+        """Title of item 1…n_items; its id in the file where there are no titles."""
+        return str((self.item_ids if self.titles is None else self.titles)[item])
 
 
 def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> Interactions:
-    """A data set by name ("known-truth", "ml-1m", "beauty", "video-games") or from a file.
+    """Load a named data set or a file of one of the forms above.
 
-    A named file is looked for in $GSAS_LAB_DATA, then in data/, then downloaded, and always checked
-    against its SHA-256. Other files, by their name: .csv, .tsv, .parquet, .inter (RecBole),
-    ratings.dat and u.data (GroupLens) have timestamps and are sorted by them, stably; any other is
-    read as "user item" lines in order. Items become 1…n_items and users 0…n_users − 1, both in the
-    order of their ids.
+    min_user, min_item: items with fewer than min_item interactions are dropped, then users with
+    fewer than min_user, again and again until nothing changes (the k-core); the rest is renumbered.
+    A named data set may ask for more itself (data/registry.json). Interactions are ordered by user
+    and timestamp with a stable sort; without timestamps the order of the file holds.
 
-    min_user, min_item: drop users and items with fewer interactions, again and again until none is
-    left to drop.
-
-    Raises InputError: one sentence on what is wrong, where, and what to do.
+    Named files are looked for in $GSAS_LAB_DATA, then in data/, then downloaded to data/; each is
+    verified by SHA-256. Parsed arrays are cached in $GSAS_LAB_CACHE, else in outputs/cache.
+    Raises InputError for whatever cannot be read, with the line where there is one.
     """
-    if str(name_or_path) == KNOWN_TRUTH:
+    for option, value in (("min_user", min_user), ("min_item", min_item)):
+        if value < 1:
+            raise InputError(f"{option} = {value} must be at least 1 (1 keeps everything).")
+    name = str(name_or_path)
+    if name == KNOWN_TRUTH:
+        if max(min_user, min_item) > 1:
+            raise InputError(f"{KNOWN_TRUTH} takes no min_user or min_item: leave them at 1.")
         return from_world(World())
-    registry = _registry()
-    entry = registry.get(str(name_or_path), {})
-    if "users" in entry:
-        path, name = find(str(name_or_path)), str(name_or_path)
-    else:
-        path = Path(name_or_path)
-        name = path.stem
-        if not path.exists():
-            known = ", ".join([KNOWN_TRUTH, *(n for n, e in registry.items() if "users" in e)])
-            raise InputError(
-                f"'{name_or_path}' is neither a file nor a known data set: give a path, or one of "
-                f"{known}."
-            )
-    content = _read_bytes(path)
-    digest = hashlib.sha256(content).hexdigest()
-    min_user = max(min_user, entry.get("min_user", 1))
-    key = f"{name}-{digest[:16]}-{min_user}-{min_item}-{_kind(path)}-v{_CACHE_FORMAT}"
-    loaded = _from_cache(key)
-    if loaded is None:
-        users, items, tie_rule = _parse(path, content)
-        loaded = _arrays(users, items, min_user, min_item, path) | {"tie_rule": tie_rule}
-        _to_cache(key, loaded)
-    result = Interactions(
-        name=name,
-        sha256=digest,
-        **{key: value for key, value in loaded.items() if key != "tie_rule"},
-        tie_rule=entry.get("tie_rule", str(loaded["tie_rule"])),
-    )
-    if name == "ml-1m" and entry:
-        result = _with_film_titles(result)
-    return result
+    if name in (registry := _registry()):
+        return _load_named(name, registry[name], min_user, min_item)
+    path = Path(name).expanduser()
+    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+        raise InputError(f"Unknown data set '{name}': give {_known()}, or the path of a file.")
+    data = _read(path)
+    return Interactions(path.name, **_parsed(path, data, min_user, min_item))
 
 
 def from_world(world: World) -> Interactions:
-    """The users of a known-truth world; items repeat, so seen ones are not excluded."""
-    items = world.sample()
+    """All users of a known-truth world; its items repeat, so evaluation keeps the seen ones."""
+    items = world.sample()  # (n_users, length)
+    item_ids = np.arange(world.n_items + 1)
     return Interactions(
         name=KNOWN_TRUTH,
         items=items.ravel(),
-        offsets=np.arange(len(items) + 1) * items.shape[1],
+        offsets=np.arange(len(items) + 1, dtype=np.int64) * items.shape[1],
         user_ids=np.arange(1, len(items) + 1),
-        item_ids=np.arange(world.n_items + 1),
-        sha256=hashlib.sha256(items.tobytes() + world.popularity.tobytes()).hexdigest(),
-        tie_rule="none: the world draws in order",
+        item_ids=item_ids,
+        sha256=_sha256(items.tobytes() + world.popularity.tobytes()),
+        tie_rule="none: the world is ordered",
         exclude_seen=False,
         titles=world.item_names,
         genres=world.item_genre_names,
@@ -139,284 +166,326 @@ def from_world(world: World) -> Interactions:
 
 
 def describe(interactions: Interactions) -> pd.DataFrame:
-    """One row: sizes, density, lengths of histories, share beyond each user's last 200."""
-    lengths = interactions.lengths
-    return pd.DataFrame(
-        {
-            "users": interactions.n_users,
-            "items": interactions.n_items,
-            "interactions": interactions.n_interactions,
-            "density": interactions.n_interactions / interactions.n_users / interactions.n_items,
-            "median length": int(np.median(lengths)),
-            "mean length": lengths.mean(),
-            "longest": lengths.max(),
-            "beyond the last 200": np.maximum(lengths - 200, 0).sum() / lengths.sum(),
-        },
-        index=[interactions.name],
-    )
+    """One row: counts, density (interactions / users / items), lengths of the histories, and the
+    share of all interactions before a user's last 200, which SASRec's windows do not reach.
+    """
+    users, items, lengths = interactions.n_users, interactions.n_items, interactions.lengths
+    row = {
+        "users": users,
+        "items": items,
+        "interactions": interactions.n_interactions,
+        "density": interactions.n_interactions / users / items,
+        "median length": float(np.median(lengths)),
+        "mean length": lengths.mean(),
+        "longest": lengths.max(),
+        "beyond the last 200": np.maximum(lengths - 200, 0).sum() / lengths.sum(),
+    }
+    return pd.DataFrame(row, index=[interactions.name])
 
 
-# --- finding files -------------------------------------------------------------------------------
+# --- named data sets: local folder, data/, download; always verified -----------------------------
 
 
-def find(name: str) -> Path:
-    """The verified file of a registered name: $GSAS_LAB_DATA, then data/, then a download."""
-    entry = _registry()[name]
-    folders = [Path(folder) for folder in [os.environ.get("GSAS_LAB_DATA")] if folder]
-    for folder in [*folders, ROOT / "data"]:
-        path = folder / entry["file"]
-        if path.is_file():
-            found = hashlib.sha256(_read_bytes(path)).hexdigest()
-            if found != entry["sha256"]:
-                raise InputError(
-                    f"{path} is not the known file of '{name}' (sha256 {found[:12]}, expected "
-                    f"{entry['sha256'][:12]}): delete it and load again to download it."
-                )
-            return path
-    return _download(name, entry)
+class _Unavailable(InputError):
+    """A named file is in no folder and cannot be downloaded."""
 
 
-def _download(name: str, entry: dict) -> Path:
-    try:
-        import pooch
-    except ImportError:
-        raise InputError(
-            f"'{name}' is not on this machine and downloading needs pooch: install it, or put "
-            f"{entry['file']} into {ROOT / 'data'}."
-        ) from None
-    try:
-        got = pooch.retrieve(
-            entry["url"],
-            known_hash=None if "member" in entry else f"sha256:{entry['sha256']}",
-            processor=pooch.Unzip([entry["member"]]) if "member" in entry else None,
-            path=pooch.os_cache("gsas-lab"),
-            progressbar=False,
-        )
-    except Exception as error:  # requests, sockets and pooch each raise their own
-        raise InputError(
-            f"'{name}' could not be downloaded from {entry['url']} ({type(error).__name__}): check "
-            f"the connection, or put {entry['file']} into {ROOT / 'data'}."
-        ) from error
-    path = Path(got[0] if isinstance(got, list) else got)
-    if hashlib.sha256(_read_bytes(path)).hexdigest() != entry["sha256"]:
-        raise InputError(
-            f"What {entry['url']} serves is no longer the known file of '{name}': put the right "
-            f"{entry['file']} into {ROOT / 'data'}."
-        )
-    return path
+def _registry() -> dict[str, Any]:
+    """The named data sets; empty where the package is installed without the project's folders."""
+    path = _DATA / "registry.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _registry() -> dict:
-    return json.loads((ROOT / "data" / "registry.json").read_text())
+def _known() -> str:
+    names = " or ".join([KNOWN_TRUTH, *_registry()])
+    return names if _registry() else f"{names} (for others install from a clone: pip install -e .)"
 
 
-def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the file inside it.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from None
-    if not content.strip():
-        raise InputError(f"{path} is empty: get the file again.")
-    return content
-
-
-# --- reading them --------------------------------------------------------------------------------
-
-
-def _kind(path: Path) -> str:
-    name = path.name.lower()
-    if name.endswith("u.data"):
-        return "u.data"
-    suffix = path.suffix.lower().lstrip(".")
-    return suffix if suffix in ("csv", "tsv", "parquet", "inter", "dat") else "lines"
-
-
-def _parse(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray, str]:
-    """File content -> (users, items) as written, in order, and the tie rule."""
-    import io
-
-    kind = _kind(path)
-    if kind == "parquet":
+def _load_named(name: str, entry: dict[str, Any], min_user: int, min_item: int) -> Interactions:
+    path, data = _fetch(entry["file"], entry["files"][entry["file"]])
+    arrays = _parsed(path, data, max(min_user, entry["min_user"]), min_item)
+    arrays["tie_rule"] = entry["tie_rule"]
+    titles = genres = None
+    if "titles" in entry:
         try:
-            return _ordered(pd.read_parquet(io.BytesIO(content)), path)
-        except (OSError, ValueError, ImportError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{path} is not a whole parquet file ({type(error).__name__}): get it again."
-            ) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+            films, ids = (_fetch(file, entry["files"][file])[1] for file in entry["titles"])
+            titles, genres = _film_titles(arrays["item_ids"], films, ids)
+        except _Unavailable as error:
+            warnings.warn(f"{name} is loaded without titles: {error}", stacklevel=3)
+    loaded = Interactions(name, **arrays, titles=titles, genres=genres)
+    found = (loaded.n_users, loaded.n_items, loaded.n_interactions)
+    expected = (entry["users"], entry["items"], entry["interactions"])
+    if min_user <= entry["min_user"] and min_item == 1 and found != expected:
         raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start}): it is binary, cut, or in another "
-            "encoding; save it as UTF-8."
+            f"{path}: users, items and interactions are {found}, not the {expected} of "
+            "data/registry.json; correct the registry."
+        )
+    return loaded
+
+
+def _fetch(file: str, source: dict[str, str]) -> tuple[Path, bytes]:
+    """Path and verified bytes of a named file."""
+    folders = [_DATA]
+    if given := os.environ.get("GSAS_LAB_DATA"):
+        folders.insert(0, Path(given).expanduser())
+        if not folders[0].is_dir():
+            raise InputError(f"GSAS_LAB_DATA={given} is not a folder: correct or unset it.")
+    for folder in folders:
+        if (path := folder / file).exists():
+            return path, _verified(path, _read(path), source, "delete it to download it again")
+    path = _DATA / file
+    elsewhere = f"get the right file elsewhere and put it in {_DATA}"
+    data = _verified(source["url"], _download(file, source), source, elsewhere)
+    try:
+        _write_atomically(path, data)
+    except OSError as error:  # the bytes are here: only the next load has to download again
+        warnings.warn(f"{path} could not be kept: {error.strerror}.", stacklevel=4)
+    return path, data
+
+
+def _verified(where: Path | str, data: bytes, source: dict[str, str], advice: str) -> bytes:
+    if (found := _sha256(data)) != source["sha256"]:
+        raise InputError(
+            f"{where}: the checksum (SHA-256) is {found[:12]}…, not {source['sha256'][:12]}… as in "
+            f"data/registry.json, so the file is damaged or another version: {advice}."
+        )
+    return data
+
+
+def _download(file: str, source: dict[str, str]) -> bytes:
+    """Bytes of a named file from its public address; of one member where that is an archive."""
+    url = source["url"]
+    by_hand = f"download {url} by hand, put {file} in {_DATA}"
+    try:
+        import pooch  # only notebooks install it
+    except ImportError:
+        raise _Unavailable(
+            f"{file} must be downloaded, which needs pooch: pip install pooch, or {by_hand}."
         ) from None
-    if "\x00" in text:
-        raise InputError(f"{path} is binary, not text: get the file again.")
-    if kind == "lines":
-        users, items = _integers(text, path, None, 2)
-        return users, items, _FILE_ORDER
-    if kind in ("dat", "u.data"):
-        users, items, _, when = _integers(text, path, "::" if kind == "dat" else None, 4)
-        order = np.lexsort((when, users))  # stable
-        return users[order], items[order], _STABLE
-    separator = "," if kind == "csv" else "\t"
+    received = io.BytesIO()
+    progress = importlib.util.find_spec("tqdm") is not None
     try:
-        frame = pd.read_csv(io.StringIO(text), sep=separator)
-    except (pd.errors.ParserError, ValueError) as error:
-        raise InputError(f"{path} is not a table of columns: {str(error).strip()}.") from error
-    return _ordered(frame, path)
+        pooch.HTTPDownloader(progressbar=progress)(url, received, None)
+        if "member" not in source:
+            return received.getvalue()
+        with zipfile.ZipFile(received) as archive:
+            return archive.read(source["member"])
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise _Unavailable(
+            f"{file} could not be downloaded from {url} ({reason}): retry, or {by_hand}."
+        ) from error
 
 
-def _integers(text: str, path: Path, separator: str | None, width: int) -> list[np.ndarray]:
-    """Columns of whole numbers; the first bad line is looked for only when the quick way fails."""
-    plain = text.replace(separator, " ") if separator else text
+def _film_titles(item_ids: np.ndarray, films: bytes, ids: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """movies.dat (Latin-1) and lines "our id, film's id" -> titles, genres (n_items + 1,)."""
+    lines = films.decode("latin-1").strip("\n").split("\n")
+    by_film = {film: (title, genres) for film, title, genres in (x.split("::") for x in lines)}
+    film_of = dict(line.split() for line in ids.decode("ascii").splitlines())
+    rows = [("padding", ""), *(by_film[film_of[str(item)]] for item in item_ids[1:])]
+    titles, genres = zip(*rows, strict=True)
+    return np.array(titles), np.array(genres)
+
+
+# --- bytes -> arrays, cached ---------------------------------------------------------------------
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the file with the interactions inside it.")
     try:
-        flat = np.array(plain.split(), dtype=np.int64)
-        lines = plain.count("\n") + (not plain.endswith("\n"))
-        quick = flat.size == width * lines
-    except (ValueError, OverflowError):
-        quick = False
-    if not quick:
-        rows = []
-        for number, line in enumerate(plain.splitlines(), 1):
-            parts = line.split()
-            if parts and (len(parts) != width or not all(p.lstrip("-").isdigit() for p in parts)):
-                raise InputError(
-                    f"{path}, line {number}: expected {width} integers, found "
-                    f"'{line.strip()[:40]}': correct or remove the line."
-                )
-            if parts:
-                rows.append([min(int(p), 2**62) for p in parts])
-        flat = np.array(rows, dtype=np.int64)
-    table = flat.reshape(-1, width)
-    bad = (table[:, :2] < 0) | (table[:, :2] >= 2**31)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise InputError(
-            f"{path}, line {row + 1}: id {table[row, column]} is outside 0…2147483647: "
-            "renumber the ids."
-        )
-    return list(table.T)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}: correct it, or give {_known()}.") from None
 
 
-def _ordered(frame: pd.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """A table with named columns -> (users, items) in order of time."""
-    by_name = {str(column).split(":")[0].strip().lower(): column for column in frame.columns}
-    found = {
-        role: next((by_name[name] for name in names if name in by_name), None)
-        for role, names in _COLUMNS.items()
-    }
-    if found["user"] is None or found["item"] is None:
-        raise InputError(
-            f"{path} needs columns 'user' and 'item' (and 'timestamp'); it has "
-            f"{', '.join(map(str, frame.columns[:8]))}: rename them."
-        )
-    frame = frame.reset_index(drop=True)
-    for column in filter(None, found.values()):
-        if frame[column].isna().any():
-            row = int(frame[column].isna().to_numpy().argmax())
-            raise InputError(f"{path}, data row {row + 1}: '{column}' is empty: fill or remove it.")
-        if pd.api.types.is_integer_dtype(frame[column]) and column != found["timestamp"]:
-            ids = frame[column].to_numpy()
-            if ids.min() < 0 or ids.max() >= 2**31:
-                row = int(((ids < 0) | (ids >= 2**31)).argmax())
-                raise InputError(
-                    f"{path}, data row {row + 1}: id {ids[row]} is outside 0…2147483647: "
-                    "renumber the ids."
-                )
-        elif column != found["timestamp"]:
-            frame[column] = frame[column].astype(str)
-    tie_rule = _FILE_ORDER
-    if found["timestamp"] is not None:
-        if not pd.api.types.is_numeric_dtype(frame[found["timestamp"]]):
-            try:
-                frame[found["timestamp"]] = pd.to_datetime(frame[found["timestamp"]])
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{path}: '{found['timestamp']}' holds values that are no times: {error}"
-                ) from error
-        frame = frame.sort_values([found["user"], found["timestamp"]], kind="stable")
-        tie_rule = _STABLE
-    return frame[found["user"]].to_numpy(), frame[found["item"]].to_numpy(), tie_rule
+def _write_atomically(path: Path, data: bytes) -> None:
+    """All or nothing: a reader never sees half a file, and a failure leaves none behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _arrays(
-    users: np.ndarray, items: np.ndarray, min_user: int, min_item: int, path: Path
-) -> dict[str, np.ndarray]:
-    """Ids in order -> remapped, filtered, user after user."""
-    user_ids, user = np.unique(users, return_inverse=True)
-    item_ids, item = np.unique(items, return_inverse=True)
-    while True:
-        enough = np.bincount(item, minlength=len(item_ids))[item] >= min_item
-        per_user = np.bincount(user[enough], minlength=len(user_ids))
-        keep = enough & (per_user[user] >= min_user)
-        if keep.all():
-            break
-        user, item = user[keep], item[keep]
-    if not len(user):
-        raise InputError(
-            f"{path}: nothing is left with min_user = {min_user} and min_item = {min_item}: "
-            "lower them."
-        )
-    kept_users, user = np.unique(user, return_inverse=True)
-    kept_items, item = np.unique(item, return_inverse=True)
-    order = np.argsort(user, kind="stable")
-    ids = item_ids[kept_items]
-    nothing = np.array(["padding"]) if ids.dtype.kind in "OU" else np.zeros(1, ids.dtype)
+def _parsed(path: Path, data: bytes, min_user: int, min_item: int) -> dict[str, Any]:
+    """The fields of Interactions that come from the file, from the cache where it has them.
+
+    The cache's name is a hash of all that the arrays depend on, so a changed file is never taken
+    for the old one. A cache that cannot be read is rebuilt; one that cannot be written is not.
+    """
+    sha256 = _sha256(data)
+    key = _sha256(repr((_CACHE_FORMAT, sha256, path.suffix, min_user, min_item)).encode())[:32]
+    folder = os.environ.get("GSAS_LAB_CACHE") or _DATA.parent / "outputs" / "cache"
+    cache = Path(folder).expanduser() / f"{path.stem}-{key}.npz"
+    try:
+        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as stored:
+            arrays = {field: stored[field] for field in _CACHED}
+    except Exception:  # noqa: BLE001 (absent or damaged in any way: the file itself is at hand)
+        arrays = _parse(path, data, min_user, min_item)
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **arrays)
+        with contextlib.suppress(OSError):  # a read-only folder or a full disk only costs the cache
+            _write_atomically(cache, packed.getvalue())
+    return arrays | {"sha256": sha256, "tie_rule": str(arrays["tie_rule"])}
+
+
+def _parse(path: Path, data: bytes, min_user: int, min_item: int) -> dict[str, np.ndarray]:
+    """Bytes -> items, offsets, user_ids, item_ids, tie_rule."""
+    form = _FORMS.get(path.suffix.lower(), _USER_ITEM)
+    table = _read_table(path, data, form)
+    if table.empty:
+        raise InputError(f"{path} is empty: give a file with at least one interaction.")
+    try:
+        users, user_ids = _number(table["user"], form.integers)  # (n,) in 0…, sorted ids
+        items, item_ids = _number(table["item"], form.integers)
+        keys = [_times(table["timestamp"]), users] if "timestamp" in table else [users]
+    except _BadRow as bad:
+        place = f"{table.index.name} {table.index[bad.row]}"
+        raise InputError(f"{path}, {place}: {bad}; expected {form.words}.") from None
+    order = np.lexsort(keys)  # stable; the last key is the first to sort by
+    users, items = users[order], items[order]
+    keep = _core(users, items, min_user, min_item)
+    if not keep.any():
+        raise InputError(f"{path}: min_user = {min_user}, min_item = {min_item} keep nothing.")
+    users_left, users = np.unique(users[keep], return_inverse=True)
+    items_left, items = np.unique(items[keep], return_inverse=True)
     return {
-        "items": (item[order] + 1).astype(np.int32),
-        "offsets": np.concatenate([[0], np.cumsum(np.bincount(user))]),
-        "user_ids": _plain(user_ids[kept_users]),
-        "item_ids": _plain(np.concatenate([nothing, ids])),
+        "items": (items + 1).astype(np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(np.bincount(users))]).astype(np.int64),
+        "user_ids": user_ids[users_left],
+        "item_ids": np.concatenate([np.zeros(1, item_ids.dtype), item_ids[items_left]]),
+        "tie_rule": np.array(_BY_TIME if "timestamp" in table else _BY_FILE),
     }
 
 
-def _plain(ids: np.ndarray) -> np.ndarray:
-    return ids.astype(str) if ids.dtype == object else ids  # no pickled objects in the cache
+def _core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
+    """(n,) True where an interaction belongs to the k-core; see `load`."""
+    keep = np.ones(len(users), dtype=bool)
+    while True:
+        before = keep.sum()
+        keep &= np.bincount(items[keep], minlength=items.max() + 1)[items] >= min_item
+        keep &= np.bincount(users[keep], minlength=users.max() + 1)[users] >= min_user
+        if keep.sum() == before:
+            return keep
 
 
-def _with_film_titles(ml_1m: Interactions) -> Interactions:
-    """Titles and genres of MovieLens-1M: movies.dat is Latin-1, "id::title (year)::genres"."""
+# --- bytes -> table; its index holds the place in the file, for messages -------------------------
+
+
+def _read_table(path: Path, data: bytes, form: _Form) -> pd.DataFrame:
+    """Columns user, item and, if the file has one, timestamp."""
+    if form.separator is None:
+        try:
+            table = pd.read_parquet(io.BytesIO(data)).reset_index(drop=True)
+        except (ValueError, OSError, ImportError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(f"{path} cannot be read as parquet ({reason}): replace it.") from error
+        table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+        return _choose_columns(path, table)
+    if b"\0" in data:
+        raise InputError(f"{path} is binary or UTF-16, not text in UTF-8: convert it.")
     try:
-        films, mapping = find("ml-1m-titles"), find("ml-1m-items")
-    except InputError as error:
-        warnings.warn(f"MovieLens-1M without film titles: {error}", stacklevel=3)
-        return ml_1m
-    rows = [line.split("::") for line in films.read_text(encoding="latin-1").splitlines()]
-    known = {int(film): (title, genres) for film, title, genres in rows}
-    original = dict(np.loadtxt(mapping, dtype=int))
-    both = [known[original[item]] for item in ml_1m.item_ids[1:]]
-    titles, genres = zip(("padding", ""), *both, strict=True)
-    return replace(ml_1m, titles=np.array(titles), genres=np.array(genres))
-
-
-# --- the cache: parsed arrays, by content --------------------------------------------------------
-
-
-def _cache_file(key: str) -> Path:
-    folder = Path(os.environ.get("GSAS_LAB_CACHE", ROOT / "outputs" / "cache"))
-    return folder / f"{key}.npz"
-
-
-def _from_cache(key: str) -> dict[str, np.ndarray] | None:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {number}: not text in UTF-8; convert the file.") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty: give a file with at least one interaction.")
+    if form.separator == "::":  # pandas is fast with single characters only
+        text = text.replace("::", "\t")
     try:
-        with np.load(_cache_file(key), allow_pickle=False) as saved:
-            return dict(saved)
-    except Exception:  # absent or broken in any way: parse again
-        return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.StringIO(text),
+                sep="\t" if form.separator == "::" else form.separator,
+                names=form.columns,
+                header=None if form.columns else 0,
+                index_col=False,  # else one field too many would shift the columns
+                dtype=str,
+                keep_default_na=False,  # "NA" may be somebody's id
+                na_values=[""],
+                skip_blank_lines=False,  # so that rows count lines
+                quoting=form.quoting,
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        # pandas only warns where the first row is too long, and does not say where.
+        found = re.search(r"in line (\d+)|data with index_col", str(error))
+        if found is None:
+            raise InputError(f"{path} cannot be parsed ({str(error).strip()}).") from error
+        number = int(found[1] or (1 if form.columns else 2))
+        raise InputError(
+            f"{path}, line {number}: too many fields; expected {form.words}."
+        ) from None
+    table.index += 1 if form.columns else 2
+    if form.quoting == csv.QUOTE_MINIMAL and '"' in text:  # a quoted field may span lines
+        breaks = sum(table[column].str.count("\n").fillna(0) for column in table)
+        table.index += np.cumsum(breaks).astype(int)
+    table.index.name = "line"
+    return _choose_columns(path, table.dropna(how="all"))
 
 
-def _to_cache(key: str, arrays: dict) -> None:
-    path = _cache_file(key)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    except OSError:  # a full or read-only disk costs the cache, not the load
-        partial.unlink(missing_ok=True)
+def _choose_columns(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    chosen: dict[Any, str] = {}
+    for wanted, accepted in _COLUMN_NAMES.items():
+        plain = [str(name).split(":")[0].strip().lower().replace("_", "") for name in table.columns]
+        found = [name for name, x in zip(table.columns, plain, strict=True) if x in accepted]
+        if len(found) > 1 or not found and wanted != "timestamp":
+            raise InputError(
+                f"{path} needs one {wanted} column ({', '.join(sorted(accepted))}), but its header "
+                f"has {', '.join(map(repr, found or table.columns))}: rename the columns."
+            )
+        chosen |= dict.fromkeys(found, wanted)
+    return table[list(chosen)].rename(columns=chosen)
+
+
+class _BadRow(Exception):
+    def __init__(self, bad: np.ndarray, what: str) -> None:
+        super().__init__(what)
+        self.row = int(np.argmax(bad))  # the first
+
+
+def _number(ids: pd.Series, integers: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (n,) -> their places (n,) among the sorted distinct ids, and these."""
+    codes, values = pd.factorize(ids)  # in order of appearance; -1 = missing
+    if (codes < 0).any():
+        raise _BadRow(codes < 0, f"the {ids.name} is missing")
+    texts = [str(value).strip() for value in values]
+    numbers = [int(text) for text in texts if re.fullmatch("-?[0-9]{1,99}", text)]
+
+    def refuse(bad: list[bool], why: str) -> None:
+        if any(bad):
+            code = bad.index(True)
+            raise _BadRow(codes == code, f"the {ids.name} {texts[code][:40]!r} {why}")
+
+    if integers:
+        refuse([not re.fullmatch("-?[0-9]{1,99}", text) for text in texts], "is not an integer")
+    distinct = np.array(texts)
+    if len(numbers) == len(texts):
+        refuse([number < 0 for number in numbers], "is negative")
+        refuse([number > _MAX_ID for number in numbers], f"is above {_MAX_ID}")
+        if integers or len(set(numbers)) == len(texts):  # elsewhere "7" and "007" are two ids
+            distinct = np.array(numbers)
+    distinct, place = np.unique(distinct, return_inverse=True)
+    return place[codes], distinct
+
+
+def _times(times: pd.Series) -> np.ndarray:
+    """Numbers, or dates in ISO 8601 (n,) -> their dense ranks (n,)."""
+    if pd.api.types.is_string_dtype(times):
+        numbers = pd.to_numeric(times, errors="coerce")
+        dates = numbers.isna().all()
+        times = (
+            pd.to_datetime(times, format="ISO8601", utc=True, errors="coerce") if dates else numbers
+        )
+    missing = times.isna().to_numpy()
+    if missing.any():
+        raise _BadRow(missing, "the timestamp is neither a number nor a date as in ISO 8601")
+    return times.rank(method="dense").to_numpy()

@@ -1,265 +1,372 @@
 """Notebooks -> executed notebooks, pages that need neither kernel nor network, and an index.
 
-Plotly's figures become plain `div`s that share one plotly.min.js beside the pages; formulas become
-MathML; widgets, which would need a kernel, are left out (explorers show their static form when
-GSAS_LAB_HEADLESS is set).
+Plotly's figures share one plotly.min.js beside the pages, formulas become MathML, and widgets,
+which are empty boxes without their kernel, are left out: explorers show their static form where
+GSAS_LAB_HEADLESS is set.
 """
 
+import ast
+import copy
 import html
-import json
 import os
+import platform
 import re
 import shutil
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pandas as pd
+import papermill
+import plotly.io
+from latex2mathml.converter import convert
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from plotly.offline import get_plotlyjs
+from traitlets.config import Config
 
+from gsas_lab import __version__
 from gsas_lab.errors import InputError
 
-_KERNEL_STARTS = 3  # a kernel can lose a race for its ports
-_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --quiet: #5b6570; --line: #d8dee4;
-        --code: #f5f7f9; --accent: #0072b2 }
-@media (prefers-color-scheme: dark) { :root { --page: #14181d; --text: #e4e8ec; --quiet: #9aa5b1;
-        --line: #343c45; --code: #1d232a; --accent: #56b4e9 } }
-body { background: var(--page); color: var(--text); max-width: 62rem; margin: 2rem auto;
-       padding: 0 1.2rem; font: 17px/1.6 system-ui, sans-serif }
-h1, h2, h3 { line-height: 1.25; margin-top: 2em } h1 { margin-top: .5em }
-a { color: var(--accent) } nav, small, .quiet { color: var(--quiet) }
-nav { display: flex; justify-content: space-between; gap: 1rem; font-size: .9rem }
-pre, code { font: .86em/1.5 ui-monospace, "DejaVu Sans Mono", monospace; background: var(--code) }
-pre { padding: .7em 1em; overflow-x: auto; border-radius: 6px } code { padding: .1em .25em }
-pre code { padding: 0 }
-pre.code { border-left: 3px solid var(--line) } pre.out { background: none; padding: .2em 1em }
-details > summary { color: var(--quiet); cursor: pointer; font-size: .85rem }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-.table { overflow-x: auto }
-th, td { border-bottom: 1px solid var(--line); padding: .3em .8em; text-align: right }
-th { color: var(--quiet); font-weight: 600 } th:first-child, td:first-child { text-align: left }
-img { max-width: 100%; border-radius: 6px } blockquote { border-left: 3px solid var(--accent);
-      margin-left: 0; padding-left: 1em } .figure { background: #fff; border-radius: 6px;
-      overflow-x: auto }
-"""
+KERNEL_STARTS = 3  # a kernel can lose a race for its ports
+KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # else each start warns
+PLOT = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CLAIM = re.compile(  # "**Claim.** …" up to the next empty line
+    r"^(?:> *)?\*\*[^*\n]*\bclaim\b[^*\n]*\*\*[:.]?\s*(.+?)(?:\n\s*\n|\Z)",
+    re.IGNORECASE | re.MULTILINE | re.DOTALL,
+)
+STYLE = Path(__file__).with_suffix(".css")
 
 
 def execute_all(
-    notebooks: list[Path],
+    notebooks: Sequence[Path],
     folder: Path,
     parameters: dict[str, Any],
     summary: Callable[[], pd.DataFrame] | None = None,
     note: str = "",
 ) -> Path:
-    """Execute notebooks in order with papermill and leave them, their pages and index.html.
+    """Execute notebooks in order; leave them, their pages and index.html in folder.
 
-    Each notebook gets those parameters that it declares; one that none declares is an InputError
-    before anything runs. summary(): a table for the index, made after the last notebook; note: a
-    line below it. Returns the index. A notebook that fails is kept, executed as far as it came.
+    Each notebook gets those of the parameters that it declares. summary() is called after the last
+    notebook: a table for the index; note: a line below it. Returns the index's path.
+
+    All is made in <folder>.partial and moved at the end, so that folder is never half-written.
+
+    Raises InputError before anything runs for a missing notebook, a parameter that none declares
+    or one of another type than its default; and for a notebook that fails, which stays in
+    <folder>.partial, executed as far as it came.
     """
+    folder = folder.resolve()
+    own = check_parameters(notebooks, parameters)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for place, notebook in enumerate(notebooks, start=1):
+        print(f"[{place}/{len(notebooks)}] {notebook.name} …", end=" ", flush=True)
+        seconds = execute(notebook, partial / notebook.name, own[notebook])
+        print(f"{_minutes(seconds)}", flush=True)
+    made = [partial / notebook.name for notebook in notebooks]
+    for notebook in made:
+        render(notebook, notebook.with_suffix(".html"), made)
+    write_index(made, summary() if summary else None, note)
+    folder.mkdir(exist_ok=True)
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == "index.html"):
+        file.replace(folder / file.name)
+    partial.rmdir()
+    return folder / "index.html"
+
+
+def check_parameters(
+    notebooks: Sequence[Path], parameters: dict[str, Any]
+) -> dict[Path, dict[str, Any]]:
+    """The parameters that each notebook declares, of those given (papermill would only warn).
+
+    Raises InputError for a missing notebook, a parameter that no notebook declares, or a value of
+    another type than the declared one (a whole number is accepted as a float; None fits anything).
+    """
+    own = {}
     for notebook in notebooks:
         if not notebook.is_file():
             raise InputError(f"{notebook} does not exist: run from the project's checkout.")
-    declared = {notebook: _declared(notebook) for notebook in notebooks}
-    unknown = set(parameters) - set().union(*declared.values())
-    if unknown:
-        known = ", ".join(sorted(set().union(*declared.values())))
-        raise InputError(f"Unknown parameter '{min(unknown)}': the notebooks know {known}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    pages = []
-    for place, notebook in enumerate(notebooks):
-        own = {name: value for name, value in parameters.items() if name in declared[notebook]}
-        started = time.perf_counter()
-        print(f"[{place + 1}/{len(notebooks)}] {notebook.name} …", flush=True)
-        execute(notebook, folder / notebook.name, own)
-        seconds = time.perf_counter() - started
-        print(f"[{place + 1}/{len(notebooks)}] {notebook.name} done in {seconds:.0f} s", flush=True)
-        pages.append((folder / notebook.name, seconds))
-    for place, (page, _) in enumerate(pages):
-        before = pages[place - 1][0] if place else None
-        after = pages[place + 1][0] if place + 1 < len(pages) else None
-        render(page, page.with_suffix(".html"), before, after)
-    return _index(folder, pages, summary() if summary else None, note)
+        declared = declared_parameters(_read(notebook))
+        own[notebook] = {name: parameters[name] for name in parameters if name in declared}
+        for name, value in own[notebook].items():
+            if not _fits(value, declared[name]):
+                raise InputError(
+                    f"Parameter '{name}' of {notebook.name} must be of type "
+                    f"{type(declared[name]).__name__}, as {declared[name]!r} is, not {value!r}."
+                )
+    for name in parameters:
+        if not any(name in given for given in own.values()):
+            known = sorted({n for book in notebooks for n in declared_parameters(_read(book))})
+            raise InputError(f"Unknown parameter '{name}': the notebooks know {', '.join(known)}.")
+    return own
 
 
-def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
-    """Execute one notebook headlessly; InputError with cell and error if it fails."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
+def declared_parameters(book: NotebookNode) -> dict[str, Any]:
+    """Names and default values in the cell tagged `parameters`, which holds literals only."""
+    found: dict[str, Any] = {}
+    for cell in book.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            for line in ast.parse(cell.source).body:
+                if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+                    target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+                    found[ast.unparse(target)] = ast.literal_eval(line.value)
+    return found
 
-    environment = {"GSAS_LAB_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        for attempt in range(_KERNEL_STARTS):
+
+def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> float:
+    """Execute one notebook headlessly, in its own folder as JupyterLab does; seconds it took.
+
+    Raises InputError with the notebook, the cell and the error; output is then kept as far as the
+    notebook came. On a terminal the notebook's progress bars are passed on.
+    """
+    with _environment(GSAS_LAB_HEADLESS="1", PYDEVD_DISABLE_FILE_VALIDATION="1"):
+        for start in range(1, KERNEL_STARTS + 1):
             try:
-                papermill.execute_notebook(
+                book = papermill.execute_notebook(
                     notebook,
                     output,
                     parameters,
                     kernel_name="python3",
                     progress_bar=False,
                     cwd=notebook.parent,
+                    stderr_file=sys.stderr if sys.stderr.isatty() else None,
                     store_widget_state=False,
+                    config=KERNEL,
                 )
-                return
-            except (DeadKernelError, RuntimeError) as error:
-                if attempt == _KERNEL_STARTS - 1 or "kernel" not in str(error).lower():
-                    raise
-    except papermill.PapermillExecutionError as error:
-        raise InputError(
-            f"{notebook.name} stopped at cell {error.cell_index}: {error.ename}: {error.evalue} "
-            f"(as far as it came: {output})."
-        ) from None
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+                return float(book.metadata.papermill.duration)
+            except papermill.PapermillExecutionError as error:
+                raise InputError(
+                    f"{notebook.name} stopped at cell {error.exec_count} with {error.ename}: "
+                    f"{error.evalue.strip().splitlines()[0] if error.evalue.strip() else '-'} "
+                    f"(the notebook as far as it came: {output})."
+                ) from None
+            except DeadKernelError:
+                raise InputError(
+                    f"The kernel of {notebook.name} died while it ran, most often for want of "
+                    f"memory (the notebook as far as it came: {output})."
+                ) from None
+            except RuntimeError as error:  # the kernel did not start
+                if start == KERNEL_STARTS:
+                    raise InputError(
+                        f"No kernel started for {notebook.name} in {start} attempts: {error}."
+                    ) from error
+    raise AssertionError("unreachable")
 
 
-def render(
-    notebook: Path, page: Path, before: Path | None = None, after: Path | None = None
-) -> None:
-    """An executed notebook -> one HTML page; plotly.min.js is put beside it once if it is needed."""
-    book = nbformat.read(notebook, as_version=4)
-    body = [_cell(cell, page.parent) for cell in book.cells]
-    links = [
-        f'<a href="{before.stem}.html">← {html.escape(title(before))}</a>' if before else "<span>",
-        '<a href="index.html">all notebooks</a>',
-        f'<a href="{after.stem}.html">{html.escape(title(after))} →</a>' if after else "<span>",
-    ]
-    nav = "<nav>" + "".join(links).replace("<span>", "<span></span>") + "</nav>"
-    _write(page, title(notebook), nav + "\n".join(filter(None, body)) + nav)
+def render(notebook: Path, page: Path, siblings: Sequence[Path] = ()) -> None:
+    """An executed notebook -> one HTML page, with plotly.min.js beside it if it shows plots.
 
-
-def title(notebook: Path) -> str:
-    """A notebook's first heading."""
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        found = re.search(r"^# (.+)$", cell.source, re.M) if cell.cell_type == "markdown" else None
-        if found:
-            return found.group(1).strip()
-    return notebook.stem
-
-
-def _declared(notebook: Path) -> set[str]:
-    from papermill import inspect_notebook
-
-    return set(inspect_notebook(notebook))
-
-
-def _write(page: Path, heading: str, body: str) -> None:
-    partial = page.with_suffix(".partial")
-    partial.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{html.escape(heading)}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    siblings: all notebooks of the folder in reading order, for the links to the previous and next.
+    """
+    book = _read(notebook)
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
     )
-    partial.replace(page)
+    exporter.register_filter("markdown2html", _markdown)
+    body, _ = exporter.from_notebook_node(_static(book))
+    facts = f'<p class="facts">{_facts(book)}</p>'
+    top, bottom = (_navigation(notebook, siblings, place) for place in ("top", "bottom"))
+    _write(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
 
 
-def _index(
-    folder: Path, pages: list[tuple[Path, float]], table: pd.DataFrame | None, note: str
+def write_index(
+    notebooks: Sequence[Path], summary: pd.DataFrame | None = None, note: str = ""
 ) -> Path:
-    from gsas_lab import __version__
-
-    rows = "".join(
-        f'<li><a href="{page.stem}.html">{html.escape(title(page))}</a> '
-        f'<small>({seconds:.0f} s, <a href="{page.name}">notebook</a>)</small></li>'
-        for page, seconds in pages
+    """index.html beside executed notebooks: their titles, claims and run times, and the table."""
+    folder = notebooks[0].parent
+    entries = []
+    for notebook in notebooks:
+        book = _read(notebook)
+        entries.append(
+            f'<li><h2><a href="{notebook.stem}.html">{html.escape(title(book))}</a></h2>'
+            f"{_markdown(claim(book))}"
+            f'<p class="facts">{_facts(book)} · <a href="{notebook.name}">notebook</a></p></li>'
+        )
+    table = "" if summary is None else f'<div class="table">{summary.to_html(border=0)}</div>'
+    packages = ("torch", "numpy", "pandas", "scipy", "plotly")
+    versions = " · ".join(f"{package} {version(package)}" for package in packages)
+    name = folder.name.removesuffix(".partial")
+    _write(
+        folder / "index.html",
+        f"gsas-lab: {name}",
+        f'<p class="facts">{html.escape(name)}</p><main><h1>gsas-lab</h1><p>See, understand and '
+        "cure the overconfidence of recommenders trained with negative sampling.</p>"
+        f'<ol class="pages">{"".join(entries)}</ol>{table}'
+        f'<p class="facts">{html.escape(note)}</p></main>'
+        f'<p class="facts">gsas-lab {__version__} · {versions} · Python {platform.python_version()} · '
+        f"{platform.system()} {platform.machine()}</p>",
     )
-    shown = "" if table is None else f'<div class="table">{_table(table)}</div>'
-    made = time.strftime("%Y-%m-%d %H:%M")
-    body = (
-        f"<h1>gsas-lab: {html.escape(folder.name)}</h1>"
-        "<p>See, understand and cure the overconfidence of recommenders trained with negative "
-        f"sampling.</p><ol start=0>{rows}</ol>{shown}<p><small>{html.escape(note)}</small></p>"
-        f"<p><small>gsas-lab {__version__}, {made}</small></p>"
-    )
-    _write(folder / "index.html", f"gsas-lab: {folder.name}", body)
     return folder / "index.html"
 
 
-def _table(table: pd.DataFrame) -> str:
-    return table.to_html(border=0, na_rep="", escape=True)
+def title(book: NotebookNode) -> str:
+    """A notebook's first heading."""
+    return _first(re.compile(r"^# +(.+)$", re.MULTILINE), book) or "Untitled"
 
 
-# --- cells ---------------------------------------------------------------------------------------
+def claim(book: NotebookNode) -> str:
+    """The claim that a notebook tests: the paragraph that opens with a bold "Claim"."""
+    return _first(CLAIM, book)
 
 
-def _cell(cell: Any, folder: Path) -> str:
-    if cell.cell_type == "markdown":
-        return _markdown(cell.source)
-    if cell.cell_type != "code":
-        return ""
-    tags = cell.metadata.get("tags", [])
-    name = "Parameters given" if "injected-parameters" in tags else ""
-    code = f'<pre class="code"><code>{html.escape(cell.source)}</code></pre>' if cell.source else ""
-    label = f"<small>{name}</small>" if name else ""
-    return label + code + "".join(_output(output, folder) for output in cell.outputs)
+# --- Markdown -------------------------------------------------------------------------------------
 
 
-def _output(output: Any, folder: Path) -> str:
-    if output.output_type == "stream":
-        return _text(output.text) if output.name == "stdout" else ""  # stderr is progress bars
-    if output.output_type == "error":
-        return _text(f"{output.ename}: {output.evalue}")
-    data = output.data
-    if "application/vnd.plotly.v1+json" in data:
-        return _plotly(data["application/vnd.plotly.v1+json"], folder)
-    if "application/vnd.jupyter.widget-view+json" in data:
-        return ""  # a widget without its kernel is only a "model not found" box
-    if "image/svg+xml" in data:
-        return f'<div class="figure">{data["image/svg+xml"]}</div>'
-    if "image/png" in data:
-        return f'<p><img alt="figure" src="data:image/png;base64,{data["image/png"].strip()}"></p>'
-    if "text/html" in data:
-        return f'<div class="table">{data["text/html"]}</div>'
-    if "text/markdown" in data:
-        return _markdown(data["text/markdown"])
-    return _text(data.get("text/plain", ""))
+class _Renderer(IPythonRenderer):
+    """Jupyter's Markdown with MathML for formulas, and links to notebooks as links to pages."""
+
+    def inline_math(self, body: str) -> str:
+        return _mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return _mathml(body, "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, re.sub(r"^([^:#?]+)\.ipynb(?=#|$)", r"\1.html", url), title)
 
 
-def _text(text: str) -> str:
-    return f'<pre class="out">{html.escape(text)}</pre>'
-
-
-def _plotly(figure: dict, folder: Path) -> str:
-    import plotly
-    import plotly.io
-
-    script = folder / "plotly.min.js"
-    if not script.exists():
-        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        shutil.copyfile(source, script)
-    figure = {name: part for name, part in figure.items() if name in ("data", "layout", "frames")}
-    drawn = plotly.io.from_json(json.dumps(figure), skip_invalid=True)
-    shown = plotly.io.to_html(
-        drawn, include_plotlyjs="directory", full_html=False, auto_play=False,
-        config={"displaylogo": False, "responsive": True},
-    )  # fmt: skip
-    return f'<div class="figure">{shown}</div>'
-
-
-_MATH = re.compile(
-    r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)", re.S
-)
+def _mathml(formula: str, display: str) -> str:
+    try:  # the converter knows align, MathJax within $$ only aligned
+        return convert(formula.replace("{aligned}", "{align*}"), display=display)
+    except Exception:  # its errors have no common class; what is no TeX is shown as it was written
+        return f"<code>{html.escape(formula)}</code>"
 
 
 def _markdown(source: str) -> str:
-    """Markdown -> HTML; $…$ and $$…$$ -> MathML, which browsers draw with no script."""
-    from latex2mathml.converter import convert
-    from mistune import create_markdown
+    return str(MarkdownWithMath(renderer=_Renderer(escape=False)).render(source))
 
-    formulas: list[str] = []
 
-    def keep(match: re.Match) -> str:
-        code, block, inline = match.groups()
-        if code:
-            return code
-        formulas.append(convert(block or inline, display="block" if block else "inline"))
-        return f"MATHML{len(formulas) - 1}END"
+# --- outputs --------------------------------------------------------------------------------------
 
-    to_html = create_markdown(escape=False, plugins=["table", "strikethrough"])
-    text = str(to_html(_MATH.sub(keep, source)))
-    return re.sub(r"MATHML(\d+)END", lambda match: formulas[int(match.group(1))], text)
+
+def _static(book: NotebookNode) -> NotebookNode:
+    """A copy whose outputs need neither kernel nor network."""
+    book = copy.deepcopy(book)
+    heading = title(book)
+    for place, cell in enumerate(book.cells):
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE) or [heading])[-1]
+        elif cell.cell_type == "code":
+            cell.metadata.setdefault("alt", f"Figure: {heading}")
+            shown = (_shown(out, f"plot-{place}-{n}") for n, out in enumerate(cell.outputs))
+            cell.outputs = [output for output in shown if output is not None]
+    return book
+
+
+def _shown(output: NotebookNode, name: str) -> NotebookNode | None:
+    if output.output_type == "stream":
+        return output if output.name == "stdout" else None  # stderr holds progress bars
+    data = output.get("data", {})
+    if PLOT in data:
+        figure = {part: data[PLOT].get(part) for part in ("data", "layout", "frames")}
+        plot = plotly.io.to_html(
+            figure,
+            {"displaylogo": False},
+            auto_play=False,
+            include_plotlyjs=False,
+            full_html=False,
+            validate=False,
+            div_id=name,
+        )
+        output.data = NotebookNode({"text/html": _offline(plot)})
+    elif WIDGET in data:
+        return None
+    elif "text/html" in data:
+        data["text/html"] = _offline(data["text/html"])
+    return output
+
+
+def _offline(text: str) -> str:
+    """HTML without plotly.js, which the page has, and without scripts from elsewhere."""
+    text = text.replace(get_plotlyjs(), "")
+    text = re.sub(r"<script[^>]*\ssrc=[^>]*>\s*</script>", "", text)
+    return f'<div class="plot">{text}</div>' if "Plotly.newPlot" in text else text
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def _write(page: Path, heading: str, body: str) -> None:
+    script = ""
+    if "Plotly.newPlot" in body:
+        script = '<script src="plotly.min.js"></script>'
+        if not (library := page.with_name("plotly.min.js")).exists():
+            library.write_text(get_plotlyjs(), encoding="utf-8")
+    page.write_text(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(heading)}</title>\n<style>\n{STYLE.read_text()}</style>\n{script}\n"
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+
+
+def _navigation(notebook: Path, siblings: Sequence[Path], place: str) -> str:
+    if not siblings:
+        return ""
+    here = [sibling.name for sibling in siblings].index(notebook.name)
+    before, after = siblings[here - 1 : here], siblings[here + 1 : here + 2]
+    links = (
+        "".join(f'<a href="{p.stem}.html">← {html.escape(title(_read(p)))}</a>' for p in before),
+        '<a href="index.html">Contents</a>',
+        "".join(f'<a href="{p.stem}.html">{html.escape(title(_read(p)))} →</a>' for p in after),
+    )
+    spans = "".join(f"<span>{link}</span>" for link in links)
+    return f'<nav class="{place}">{spans}</nav>'
+
+
+def _facts(book: NotebookNode) -> str:
+    """Data set, run time and date of an executed notebook."""
+    record = book.metadata.get("papermill", {})
+    parameters = declared_parameters(book) | record.get("parameters", {})
+    facts = [
+        str(parameters.get("dataset", "")),
+        _minutes(record["duration"]) if record.get("duration") else "",
+        str(record.get("end_time") or "")[:16].replace("T", " "),
+    ]
+    return " · ".join(html.escape(fact) for fact in facts if fact)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _first(pattern: re.Pattern[str], book: NotebookNode) -> str:
+    found = (pattern.search(cell.source) for cell in book.cells if cell.cell_type == "markdown")
+    return next((match.group(1).strip() for match in found if match), "")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if value is None or default is None:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def _read(notebook: Path) -> NotebookNode:
+    return nbformat.read(notebook, as_version=4)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for the kernels, put back afterwards."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

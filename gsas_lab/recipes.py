@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -86,7 +87,7 @@ def summary(dataset: str) -> pd.DataFrame:
     """
     data = runs.load_data(Settings(dataset=dataset))
     floor = runs.evaluate(Popularity(data.split.train, data.split.n_items), data.split)
-    rows = {"Popularity": floor}
+    rows: dict[str, dict[str, Any]] = {"Popularity": dict(floor)}
     for name, settings in systems(dataset).items():
         run = runs.train(settings)
         rows[name] = run.metrics | {"k": settings.k, "t": settings.t}

@@ -25,7 +25,7 @@ class Histories:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, j: int) -> np.ndarray:
+    def __getitem__(self, j: int | np.integer) -> np.ndarray:
         return self.items[self.offsets[j] : self.offsets[j + 1]]
 
     @property

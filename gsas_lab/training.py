@@ -219,7 +219,7 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
     return content
 
 
-def _bar(epochs: int, done: int, label: str):
+def _bar(epochs: int, done: int, label: str) -> Any:
     """tqdm over epochs, moving at every step; silent where tqdm is not installed."""
     try:
         from tqdm import tqdm

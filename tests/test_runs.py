@@ -39,7 +39,9 @@ def test_every_setting_changes_the_result(small_world, name):
 
 @pytest.mark.parametrize("name", sorted(DATA_FIELDS - {"dataset"}))
 def test_every_setting_of_the_data_changes_the_data(name, tmp_path):
-    lines = [f"{user} {item % 9 + 1 + user}" for user in range(1, 41) for item in range(3 + user % 9)]
+    lines = [
+        f"{user} {item % 9 + 1 + user}" for user in range(1, 41) for item in range(3 + user % 9)
+    ]
     lines += ["77 1", "77 9000", "1 8000"]  # a short user and rare items
     (tmp_path / "toy.txt").write_text("\n".join(lines))
     base = Settings(dataset=str(tmp_path / "toy.txt"), validation_users=10)
@@ -142,7 +144,9 @@ def test_unknown_notebook_parameters_are_an_error():
         (["notebooks", "-p", "k"], "name=value"),
     ],
 )
-def test_the_command_line_says_one_sentence_and_exits_with_2(words, message, capsys, monkeypatch, tmp_path):
+def test_the_command_line_says_one_sentence_and_exits_with_2(
+    words, message, capsys, monkeypatch, tmp_path
+):
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path))

@@ -30,7 +30,9 @@ def test_training_lowers_the_loss_and_beats_chance(small_world, loss):
     assert run.metrics["recall@10"] > 1.5 * 10 / 60
 
 
-def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(small_world, monkeypatch, tmp_path):
+def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
+    small_world, monkeypatch, tmp_path
+):
     settings = replace(small_world, loss="gbce", t=0.5, dropout=0.3, windows="all", cooldown=0.5)
     whole = weights(runs.train(settings))
 
@@ -84,10 +86,18 @@ def test_another_seed_gives_other_weights(small_world):
 def test_the_best_weights_are_kept_not_the_last(small_world, monkeypatch):
     scripted = iter([0.1, 0.9, 0.2, 0.3])
     kept = []
-    monkeypatch.setattr(runs.metrics, "ndcg", lambda ranks, cutoff: torch.tensor([next(scripted)]).numpy() if len(ranks) == 50 else ranks * 0.0)
+    monkeypatch.setattr(
+        runs.metrics,
+        "ndcg",
+        lambda ranks, cutoff: (
+            torch.tensor([next(scripted)]).numpy() if len(ranks) == 50 else ranks * 0.0
+        ),
+    )
     original = training.write_checkpoint
     monkeypatch.setattr(
-        training, "write_checkpoint", lambda p, c: (kept.append({k: v.clone() for k, v in c["model"].items()}), original(p, c))
+        training,
+        "write_checkpoint",
+        lambda p, c: (kept.append({k: v.clone() for k, v in c["model"].items()}), original(p, c)),
     )
     run = runs.train(replace(small_world, epochs=4))
     assert run.metrics["best epoch"] == 2
@@ -101,9 +111,7 @@ def test_training_stops_when_validation_no_longer_improves(small_world, monkeypa
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(small_world, monkeypatch):
-    monkeypatch.setattr(
-        training.fused, "gbce", lambda hidden, *rest: hidden.sum() * float("nan")
-    )
+    monkeypatch.setattr(training.fused, "gbce", lambda hidden, *rest: hidden.sum() * float("nan"))
     with pytest.raises(InputError, match=r"loss became nan in epoch 1, step 1 of .*lr = 0.001"):
         runs.train(small_world)
 

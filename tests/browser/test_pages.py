@@ -1,0 +1,108 @@
+"""Claims about the pages as a reader sees them: opened from disk by Chromium, with no network."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "outputs" / "screenshots"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+CURVE = "document.querySelectorAll('.js-plotly-plot')[0]._fullData[0].y"
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
+    """A page that may read files alone, and reports no error."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    wanted: list[str] = []
+    page.on("request", lambda sent: wanted.append(sent.url))
+    page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    yield page
+    page.close()
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in wanted)
+    assert not errors
+
+
+def _screenshot(page: "sync_api.Page", name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def test_every_plot_is_drawn_and_fits_the_window(page, published):
+    page.goto((published / "01_plots.html").as_uri())
+    page.wait_for_selector(".main-svg")
+    assert page.locator(".js-plotly-plot").count() == 3
+    assert page.locator(".js-plotly-plot .scatterlayer .js-line").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    _screenshot(page, "plots")
+
+
+def test_dragging_the_slider_changes_the_curve(page, published):
+    page.goto((published / "01_plots.html").as_uri())
+    page.wait_for_selector(".slider-grip-rect")
+    middle = f"Array.from({CURVE})[25]"
+    before = page.evaluate(middle)
+    assert before == pytest.approx(25 / 49)  # x ** 1: nothing has moved by itself
+    page.locator(".slider-grip-rect").first.scroll_into_view_if_needed()
+    rail = page.locator(".slider-rail-touch-rect").first.bounding_box()
+    grip = page.locator(".slider-grip-rect").first.bounding_box()
+    page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(rail["x"] + rail["width"] - 2, rail["y"] + rail["height"] / 2, steps=8)
+    page.mouse.up()
+    page.wait_for_function(f"{middle} != {before}")
+    assert page.evaluate(middle) == pytest.approx((25 / 49) ** 2)
+    assert page.locator(".slider-label", has_text="t = 1.0").count() == 1
+
+
+def test_formulas_figures_and_tables_are_drawn(page, published):
+    page.goto((published / "00_plain.html").as_uri())
+    fraction = page.locator("math[display=block] mfrac").first.bounding_box()
+    assert fraction["height"] > 20  # a numerator above a denominator
+    assert page.evaluate("document.images[0].naturalWidth") > 300
+    assert page.evaluate("getComputedStyle(document.querySelector('td')).textAlign") != "start"
+    _screenshot(page, "plain")
+
+
+def test_the_index_leads_to_every_page_and_back(page, published):
+    page.goto((published / "index.html").as_uri())
+    _screenshot(page, "index")
+    page.get_by_role("link", name="First: formulas").click()
+    assert page.title() == "First: formulas"
+    page.get_by_role("link", name="plots", exact=True).click()
+    assert page.title() == "Second: plots" and page.url.endswith("#A-slider")
+    page.get_by_role("link", name="Contents").first.click()
+    assert page.title().startswith("gsas-lab")
+
+
+def test_pages_are_dark_where_the_reader_likes_it_dark(page, published):
+    page.emulate_media(color_scheme="dark")
+    for name in ("index", "00_plain", "01_plots"):
+        page.goto((published / f"{name}.html").as_uri())
+        style = page.evaluate("(({backgroundColor, color}) => [backgroundColor, color])"
+                              "(getComputedStyle(document.body))")  # fmt: skip
+        back, ink = (sum(map(int, re.findall(r"\d+", colour))) for colour in style)
+        assert back < 100 and ink > 600
+        _screenshot(page, f"{name[3:] if name[0] == '0' else name}-dark")
+
+
+def test_a_phone_scrolls_in_one_direction_only(page, published):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for name in ("index", "00_plain", "01_plots"):
+        page.goto((published / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    _screenshot(page, "phone")

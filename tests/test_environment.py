@@ -1,0 +1,164 @@
+"""Claims about the packaging: one source of dependencies, held together with all that repeats it."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = [Requirement(line) for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, version in re.findall(
+        r"^([\w.-]+)==([\w.+!]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
+}
+
+
+def _make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *words], cwd=folder, env=own, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_line_of_the_constraints_is_one_exact_version():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    assert len(lines) == len(PINS) > 100
+    assert not any(pin.local for pin in PINS.values())  # "+cpu" would exclude other builds
+
+
+@pytest.mark.parametrize("wanted", DECLARED, ids=lambda wanted: wanted.name)
+def test_every_dependency_is_pinned_within_its_range(wanted):
+    assert wanted.specifier.contains(PINS[canonicalize_name(wanted.name)])
+
+
+def test_what_dependencies_bring_with_them_is_pinned_too():
+    """All but the accelerator libraries, which torch itself pins."""
+    seen: set[str] = set()
+    waiting = [wanted for wanted in DECLARED if wanted.name not in EXTRAS["cluster"]]
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if name in seen or name.startswith(("nvidia-", "cuda-", "triton")):
+            continue
+        seen.add(name)
+        assert name in PINS
+        for line in distribution(name).requires or []:
+            needed = Requirement(line)
+            extras = wanted.extras or {""}
+            if not needed.marker or any(needed.marker.evaluate({"extra": e}) for e in extras):
+                waiting.append(needed)
+    assert len(seen) > 100
+
+
+def test_installed_versions_are_the_pinned_ones():
+    """As `make` leaves them; elsewhere (a GPU machine's own torch) there is nothing to compare."""
+    if not (ROOT / ".venv" / "ready").exists():
+        pytest.skip("this environment was not made by make")
+    for name, pin in PINS.items():
+        try:
+            assert Version(distribution(name).version).public == pin.public, name
+        except PackageNotFoundError:
+            pass  # for another platform, another Python, or the cluster
+
+
+def test_environment_yml_is_thin_and_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    python, pip, packages = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}" == "python>=3.11"
+    assert (pip, packages) == ("pip", {"pip": ["-e .[notebooks,dev]"]})
+    assert {"notebooks", "dev"} <= set(EXTRAS)
+
+
+def test_the_makefile_asks_for_the_same_python_and_extras():
+    text = (ROOT / "Makefile").read_text()
+    assert "(3, 11)" in text and "Python 3.11 or newer" in text
+    assert '-e ".[notebooks,dev]" -c constraints.txt' in text
+
+
+def test_the_library_needs_only_its_core_dependencies():
+    modules = [Requirement(line).name.replace("-", "_") for e in EXTRAS.values() for line in e]
+    library = [path.stem for path in (ROOT / "gsas_lab").glob("*.py")]
+    light = [m for m in library if m not in ("figures", "explorers", "publish", "__main__")]
+    _python_without(modules, "; ".join(f"import gsas_lab.{module}" for module in light))
+
+
+def test_the_theory_needs_no_torch():
+    _python_without(["torch"], "import gsas_lab.theory")
+
+
+def _python_without(modules: list[str], code: str) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({modules!r})); "
+    done = subprocess.run(
+        [sys.executable, "-c", block + code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_make_run_installs_nothing(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    assert "pip install" in _make("--dry-run", "run", folder=tmp_path).stdout
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "ready").touch()
+    again = _make("--dry-run", "run", "DATASET=ml-1m", folder=tmp_path).stdout
+    assert again.strip() == '.venv/bin/python -m gsas_lab notebooks --dataset "ml-1m"'
+    os.utime(tmp_path / "constraints.txt", (2**33, 2**33))
+    assert "pip install" in _make("--dry-run", "run", folder=tmp_path).stdout
+
+
+def test_an_old_python_gets_one_sentence_and_no_environment(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    old = tmp_path / "python3.10"
+    old.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 10); $2"'
+    )
+    old.chmod(0o755)
+    done = _make("run", f"PYTHON={old}", folder=tmp_path)
+    assert done.returncode != 0 and not (tmp_path / ".venv").exists()
+    assert done.stderr.splitlines()[0] == (
+        "gsas-lab needs Python 3.11 or newer: name one, as in 'make run PYTHON=python3.12'."
+    )
+
+
+def test_ci_checks_and_tests_and_lets_nothing_be_skipped():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    lines = script.read_text().splitlines()
+    assert lines[-2:] == ["make check", "make test"]
+    assert any(line.startswith("export GSAS_LAB_CI=1") for line in lines)
+
+
+def test_in_ci_a_skip_for_want_of_a_tool_fails(tmp_path):
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\n"
+        "def test_tool():\n    pytest.skip('no Chromium')\n\n"
+        "def test_hardware():\n    pytest.skip('no CUDA')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path],
+        env=os.environ | {"GSAS_LAB_CI": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 failed, 1 skipped" in done.stdout
+    assert "no Chromium" in done.stdout

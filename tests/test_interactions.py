@@ -1,0 +1,601 @@
+"""Files become the same interactions in every form, and each mistake gets one clear sentence."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pooch
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gsas_lab import interactions
+from gsas_lab.errors import InputError
+from gsas_lab.interactions import describe, from_world, load
+from gsas_lab.worlds import World
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = Path(os.environ.get("GSAS_LAB_DATA") or ROOT.parent / "shared" / "data")
+needs_files = pytest.mark.skipif(
+    not (FILES / "ml-1m.txt").exists(), reason="no data files in $GSAS_LAB_DATA or ../shared/data"
+)
+# One temporary folder serves all examples: each writes its own files first.
+quick = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+rows_of = st.lists(  # user, item, timestamp: few values, so that users repeat and times tie
+    st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 3)), min_size=1, max_size=40
+)
+
+
+def no_network(self, url, output_file, pooch, check_only=False):
+    raise requests.ConnectionError("no route")
+
+
+@pytest.fixture(autouse=True)
+def own_cache_and_no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("GSAS_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GSAS_LAB_DATA", raising=False)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", no_network)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    monkeypatch.setenv("GSAS_LAB_DATA", str(FILES))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder of its own with one registered data set, "tiny", that has titles."""
+    contents = {
+        "tiny.txt": b"1 1\n1 2\n2 2\n",
+        "movies.dat": "7::Café (1999)::Drama|War\n9::\x85 (2000)::Comedy\n".encode("latin-1"),
+        "ids.txt": b"1 9\n2 7\n",
+    }
+    files = {
+        name: {"url": f"https://example.org/{name}", "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents.items()
+    }
+    files["movies.dat"] |= {"url": "https://example.org/films.zip", "member": "films/movies.dat"}
+    tiny = {
+        "file": "tiny.txt", "files": files, "titles": ["movies.dat", "ids.txt"], "min_user": 1,
+        "users": 2, "items": 2, "interactions": 3, "tie_rule": "unknown",
+    }  # fmt: skip
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "registry.json").write_text(json.dumps({"tiny": tiny}))
+    monkeypatch.setattr(interactions, "_DATA", folder)
+    return folder, contents
+
+
+def serve(monkeypatch, contents):
+    """Let the network answer with these files, movies.dat in its archive."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as films:
+        films.writestr("films/movies.dat", contents.get("movies.dat", b""))
+    served = {**contents, "films.zip": archive.getvalue()}
+
+    def download(self, url, output_file, pooch, check_only=False):
+        output_file.write(served[url.rpartition("/")[2]])
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", download)
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def histories(data):
+    """{user id: [item ids]}: what a data set says, whatever its numbering."""
+    return {
+        str(data.user_ids[user]): [str(data.item_ids[item]) for item in data.history(user)]
+        for user in range(data.n_users)
+    }
+
+
+def literal_histories(rows):
+    """The same, by Python's own stable sort."""
+    expected: dict[str, list[str]] = {}
+    for user, item, _ in sorted(rows, key=lambda row: (row[0], row[2])):
+        expected.setdefault(str(user), []).append(str(item))
+    return expected
+
+
+# --- the named data sets -------------------------------------------------------------------------
+
+
+@needs_files
+def test_ml_1m_is_the_papers_with_titles_and_genres(shared):
+    data = load("ml-1m")
+    assert (data.n_users, data.n_items, data.n_interactions) == (6040, 3416, 999_611)
+    assert np.array_equal(data.item_ids, np.arange(3417))  # item i stays i
+    assert np.array_equal(data.user_ids, np.arange(1, 6041))
+    users, items = np.loadtxt(FILES / "ml-1m.txt", dtype=int).T
+    assert np.array_equal(data.history(962), items[users == 963])
+    assert np.array_equal(data.items, items)  # that file has its users in order
+    assert data.title(1) == "Raiders of the Lost Ark (1981)"
+    assert data.genres[1] == "Action|Adventure"
+    assert any("é" in title for title in data.titles)  # movies.dat is Latin-1
+    assert len(data.titles) == len(data.genres) == 3417 and all(data.titles)
+    assert data.exclude_seen and data.world is None
+    assert data.sha256 == hashlib.sha256((FILES / "ml-1m.txt").read_bytes()).hexdigest()
+
+
+@needs_files
+def test_ml_1m_keeps_a_third_of_its_interactions_beyond_the_last_200(shared):
+    row = describe(load("ml-1m")).loc["ml-1m"]
+    assert row["longest"] == 2277
+    assert 0.33 < row["beyond the last 200"] < 0.35
+
+
+@needs_files
+def test_the_second_load_of_ml_1m_takes_well_under_a_second(shared):
+    load("ml-1m")
+    start = time.perf_counter()
+    load("ml-1m")
+    assert time.perf_counter() - start < 0.5
+
+
+@needs_files
+@pytest.mark.parametrize(
+    "name, sizes, shortest",
+    [("beauty", (40_226, 54_542, 353_962), 5), ("video-games", (30_901, 23_698, 286_913), 3)],
+)
+def test_the_other_data_sets_have_the_registered_sizes(shared, name, sizes, shortest):
+    data = load(name)
+    assert (data.n_users, data.n_items, data.n_interactions) == sizes
+    assert data.lengths.min() == shortest
+    assert data.title(1) == "1"  # without titles, the id
+
+
+def test_a_stricter_minimum_than_the_registered_one_holds(project):
+    folder, contents = project
+    for name, content in contents.items():
+        written(folder, name, content)
+    assert histories(load("tiny", min_user=2)) == {"1": ["1", "2"]}
+
+
+# --- the known-truth world -----------------------------------------------------------------------
+
+
+def test_known_truth_carries_its_world_and_keeps_seen_items():
+    data = load("known-truth")
+    assert (data.n_users, data.n_items) == (data.world.n_users, data.world.n_items)
+    assert np.array_equal(data.items.reshape(data.n_users, -1), data.world.sample())
+    assert not data.exclude_seen and data.title(1) == data.world.item_names[1]
+    with pytest.raises(InputError, match="takes no min_user or min_item"):
+        load("known-truth", min_user=5)
+
+
+def test_another_world_has_another_hash():
+    worlds = [World(n_users=5, length=4, n_items=20, seed=seed) for seed in (0, 1, 0)]
+    first, second, again = (from_world(world).sha256 for world in worlds)
+    assert first == again != second
+
+
+# --- the forms -----------------------------------------------------------------------------------
+
+FORMS = {
+    "a.csv": lambda t: t.to_csv(index=False).encode(),
+    "b.csv": lambda t: t.rename(
+        columns={"user": "userId", "item": "movieId", "timestamp": "Timestamp"}
+    ).assign(rating=5)[["rating", "movieId", "Timestamp", "userId"]].to_csv(index=False).encode(),
+    "c.tsv": lambda t: t.rename(columns={"timestamp": "ts"}).to_csv(sep="\t", index=False).encode(),
+    "d.parquet": lambda t: t.rename(columns={"timestamp": "time"}).to_parquet(),
+    "e.parquet": lambda t: t.assign(timestamp=pd.to_datetime(t.timestamp, unit="s")).to_parquet(),
+    "f.csv": lambda t: t.assign(
+        timestamp=pd.to_datetime(t.timestamp, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    ).to_csv(index=False).encode(),
+    "g.inter": lambda t: t.set_axis(
+        ["user_id:token", "item_id:token", "timestamp:float"], axis=1
+    ).to_csv(sep="\t", index=False).encode(),
+    "ratings.dat": lambda t: "".join(f"{u}::{i}::5::{w}\n" for u, i, w in t.values).encode(),
+    "u.data": lambda t: "".join(f"{u}\t{i}\t5\t{w}\n" for u, i, w in t.values).encode(),
+    "h.txt": lambda t: "".join(
+        f"{u} {i}\n" for u, i, _ in t.sort_values("timestamp", kind="stable").values
+    ).encode(),
+}  # fmt: skip
+
+
+@quick
+@given(rows=rows_of)
+def test_every_form_gives_the_same_interactions(tmp_path, rows):
+    table = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    for name, write in FORMS.items():
+        data = load(written(tmp_path, name, write(table)))
+        assert histories(data) == literal_histories(rows), name  # so equal times keep file order
+        assert data.items.dtype == np.int32 and data.offsets.dtype == np.int64
+        assert data.user_ids.dtype == data.item_ids.dtype == np.int64, name
+        assert list(data.item_ids[1:]) == sorted({item for _, item, _ in rows})
+        assert data.name == name
+
+
+@pytest.mark.parametrize("name", ["a.csv", "h.txt"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.replace(b"\n", b"\r\n"),
+        lambda content: b"\xef\xbb\xbf" + content,  # as Windows programs write UTF-8
+        lambda content: content.rstrip(b"\n"),
+        lambda content: content + b"\n\n",
+        lambda content: content.replace(b"\n", b"\n\n"),
+    ],
+)
+def test_line_ends_byte_order_mark_and_blank_lines_change_nothing(tmp_path, name, change):
+    rows = [(3, 1, 0), (3, 2, 1), (1, 2, 0)]
+    content = FORMS[name](pd.DataFrame(rows, columns=["user", "item", "timestamp"]))
+    assert histories(load(written(tmp_path, name, change(content)))) == literal_histories(rows)
+
+
+def test_the_tie_rule_says_what_was_done(tmp_path):
+    timed = load(written(tmp_path, "a.csv", "user,item,timestamp\n1,5,9\n1,4,9\n1,3,2\n"))
+    assert "timestamp" in timed.tie_rule and "stable" in timed.tie_rule
+    assert histories(timed) == {"1": ["3", "5", "4"]}
+    untimed = load(written(tmp_path, "b.csv", "user,item\n1,5\n2,1\n1,4\n"))
+    assert "order of the file" in untimed.tie_rule
+    assert histories(untimed) == {"1": ["5", "4"], "2": ["1"]}
+
+
+def test_times_of_nanoseconds_are_told_apart(tmp_path):
+    late, early = 1_700_000_000_000_000_001, 1_700_000_000_000_000_000  # equal as float64
+    path = written(tmp_path, "a.csv", f"user,item,ts\n1,5,{late}\n1,4,{early}\n")
+    assert histories(load(path)) == {"1": ["4", "5"]}
+
+
+def test_integer_ids_sort_by_number_and_others_as_text(tmp_path):
+    numbers = load(written(tmp_path, "a.csv", "user,item\n1,10\n1,9\n"))
+    assert list(numbers.item_ids) == [0, 9, 10]
+    words = load(written(tmp_path, "b.csv", 'user,item\nNA,"B0, x"\nNA,A7\nnull,A7\n'))
+    assert histories(words) == {"NA": ["B0, x", "A7"], "null": ["A7"]}
+    assert list(words.items) == [2, 1, 1]
+    assert load(written(tmp_path, "c.csv", "user,item\n1,7\n1,007\n")).n_items == 2
+    assert load(written(tmp_path, "d.txt", "1 7\n1 007\n")).n_items == 1  # numbers by definition
+
+
+@quick
+@given(rows=rows_of, min_user=st.integers(1, 4), min_item=st.integers(1, 4))
+def test_minimum_counts_leave_the_core(tmp_path, rows, min_user, min_item):
+    kept, before = [(str(user), str(item)) for user, item, _ in rows], -1
+    while len(kept) != before:
+        before = len(kept)
+        per_item = Counter(item for _, item in kept)
+        kept = [row for row in kept if per_item[row[1]] >= min_item]
+        per_user = Counter(user for user, _ in kept)
+        kept = [row for row in kept if per_user[row[0]] >= min_user]
+    path = written(tmp_path, "a.txt", "".join(f"{user} {item}\n" for user, item, _ in rows))
+    if not kept:
+        with pytest.raises(InputError, match="keep nothing"):
+            load(path, min_user=min_user, min_item=min_item)
+        return
+    data = load(path, min_user=min_user, min_item=min_item)
+    expected = {user: [i for u, i in kept if u == user] for user, _ in kept}
+    assert histories(data) == expected
+    assert sorted(set(data.items)) == list(range(1, data.n_items + 1))
+
+
+def test_minimum_counts_are_applied_again_until_nothing_changes(tmp_path):
+    # Item 9 goes first, then user 3, who kept item 8 alive, then item 8, then user 2.
+    path = written(tmp_path, "a.txt", "1 1\n1 2\n2 1\n2 8\n3 8\n3 9\n4 1\n4 2\n")
+    data = load(path, min_user=2, min_item=2)
+    assert histories(data) == {"1": ["1", "2"], "4": ["1", "2"]}
+
+
+def test_a_user_with_one_interaction_loads(tmp_path):
+    assert list(load(written(tmp_path, "a.txt", "1 1\n2 1\n2 2\n")).lengths) == [1, 2]
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+TIMED = "user,item,timestamp\n1,2,3\n"
+BAD = {
+    "empty": ("a.txt", "", "is empty"),
+    "blank": ("a.txt", " \n\n", "is empty"),
+    "empty csv": ("a.csv", "", "is empty"),
+    "header only": ("a.csv", "user,item\n", "is empty"),
+    "binary": ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "binary or UTF-16"),
+    "UTF-16": ("a.csv", TIMED.encode("utf-16"), "binary or UTF-16"),
+    "Latin-1": ("a.csv", "user,item\n1,2\n1,Café\n".encode("latin-1"), "line 3: not text in UTF-8"),
+    "words": ("a.txt", "1 2\n3 x\n", r"line 2: the item 'x' is not an integer; expected two int"),
+    "decimals": ("a.txt", "1 2\n3 4.0\n", "line 2: the item '4.0' is not an integer"),
+    "one field": ("a.txt", "1 2\n\n3\n", "line 3: the item is missing; expected two integers"),
+    "cut": ("a.txt", "1 2\n2 4\n3", "line 3: the item is missing"),
+    "three fields": ("a.txt", "1 2\n3 4 5\n6 7\n", "line 2: too many fields; expected two int"),
+    "three in the first": ("a.txt", "1 2 3\n4 5\n", "line 1: too many fields"),
+    "fields that add up": ("a.txt", "1 2 3\n4\n", "line 1: too many fields"),
+    "commas": (
+        "a.txt",
+        "1,2\n3,4\n",
+        "line 1: the user '1,2' is not an integer; expected two integers",
+    ),
+    "negative": ("a.txt", "1 2\n3 -4\n", "line 2: the item '-4' is negative"),
+    "huge": ("a.txt", "1 2\n2147483648 4\n", "line 2: the user '2147483648' is above 2147483647"),
+    "beyond 64 bits": ("a.txt", f"1 2\n3 {10**30}\n", "line 2: the item '1000.*is above"),
+    "negative in csv": ("a.csv", "user,item\n1,2\n-1,2\n", "line 3: the user '-1' is negative"),
+    "no user": ("a.csv", "who,item\n1,2\n", r"one user column \(user, userid\).*'who', 'item'"),
+    "no header": ("a.csv", "1,2\n3,4\n", "one user column.*'1', '2'"),
+    "two items": ("a.csv", "user,item,movieId\n1,2,3\n", "one item column.*'item', 'movieId'"),
+    "no id": ("a.csv", TIMED + ",5,6\n", "line 3: the user is missing"),
+    "no time": ("a.csv", TIMED + "1,5,\n", "line 3: the timestamp is neither"),
+    "no such time": ("a.csv", TIMED + "1,5,soon\n", "line 3: the timestamp is neither"),
+    "long row": ("a.csv", TIMED + "1,2,3,4\n", "line 3: too many fields"),
+    "long first row": ("a.csv", "user,item\n1,2,3\n", "line 2: too many fields"),
+    "open quote": ("a.csv", 'user,item\n"1,2\n3,4\n', "cannot be parsed"),
+    "spanning quote": (
+        "a.csv",
+        'user,item,text\n1,2,"a\nb"\n,4,c\n',
+        "line 4: the user is missing",
+    ),
+    "words in u.data": ("u.data", "1\t2\t5\t9\n1\tx\t5\t9\n", "line 2: the item 'x' is not an int"),
+    "words in .dat": (
+        "r.dat",
+        "1::2::5::9\nx::2::5::9\n",
+        "line 2: the user 'x' is not an integer",
+    ),
+    "no time in .dat": ("r.dat", "1::2::5\n", "line 1: the timestamp is neither"),
+    "no item in .inter": ("a.inter", "user_id:token\tx:float\n1\t2\n", "one item column"),
+    "text as parquet": ("a.parquet", "user,item\n1,2\n", "cannot be read as parquet"),
+    "null in parquet": (
+        "a.parquet",
+        pd.DataFrame({"user": ["a", None], "item": ["b", "c"]}).to_parquet(),
+        "row 2: the user is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, content, message", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_sentence_that_says_what_and_where(tmp_path, name, content, message):
+    path = written(tmp_path, name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        load(path)
+    said = str(caught.value)
+    assert said.startswith(str(path)) and said.endswith(".") and "\n" not in said
+    assert not (tmp_path / "cache").exists()  # nothing half-written
+
+
+def test_a_cut_parquet_file_is_named(tmp_path):
+    whole = pd.DataFrame({"user": range(99), "item": range(99)}).to_parquet()
+    for size in (0, 3, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(InputError, match="cannot be read as parquet"):
+            load(written(tmp_path, "a.parquet", whole[:size]))
+
+
+def test_a_missing_file_a_folder_and_an_unknown_name_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="There is no file .*missing.txt"):
+        load(tmp_path / "missing.txt")
+    with pytest.raises(InputError, match="is a folder"):
+        load(tmp_path)
+    with pytest.raises(
+        InputError, match="Unknown data set 'ml-2m': give known-truth or ml-1m or beauty or video"
+    ):
+        load("ml-2m")
+
+
+@pytest.mark.parametrize("option", ["min_user", "min_item"])
+def test_a_minimum_below_one_is_refused(option):
+    with pytest.raises(InputError, match=f"{option} = 0 must be at least 1"):
+        load("known-truth", **{option: 0})
+
+
+@settings(parent=quick, max_examples=150)
+@given(
+    name=st.sampled_from(["a.txt", "a.csv", "a.tsv", "a.inter", "a.dat", "a.data", "a.parquet"]),
+    content=st.one_of(
+        st.binary(max_size=40),
+        st.text("0123456789 \t\n\r,:\"'-.user_itmdx", max_size=60).map(str.encode),
+        st.text('0123 ,\t\n"', max_size=40).map(lambda x: b"user,item,time\n" + x.encode()),
+        st.text("0123 ,\t\n:", max_size=40).map(lambda x: b"user\titem\ttime\n" + x.encode()),
+    ),
+)
+def test_any_bytes_give_interactions_or_one_sentence(tmp_path, name, content):
+    try:
+        data = load(written(tmp_path, name, content))
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert data.n_interactions == data.offsets[-1] > 0 and data.items.min() == 1
+
+
+# --- the search for named files, checksums, downloads --------------------------------------------
+
+
+def test_local_files_are_preferred_to_the_network(project, monkeypatch, tmp_path):
+    folder, contents = project
+    for name, content in contents.items():
+        written(folder, name, content)
+    data = load("tiny")
+    assert histories(data) == {"1": ["1", "2"], "2": ["2"]} and data.tie_rule == "unknown"
+    assert list(data.titles) == ["padding", "\x85 (2000)", "Café (1999)"]
+    assert list(data.genres) == ["", "Comedy", "Drama|War"]
+    other = tmp_path / "other"
+    other.mkdir()
+    written(other, "tiny.txt", b"1 1\n")
+    monkeypatch.setenv("GSAS_LAB_DATA", str(other))
+    with pytest.raises(InputError, match="other/tiny.txt: the checksum"):  # looked for there first
+        load("tiny")
+
+
+@pytest.mark.parametrize("name", ["tiny.txt", "movies.dat", "ids.txt"])
+def test_a_changed_local_file_fails_its_checksum(project, name):
+    folder, contents = project
+    for file, content in contents.items():
+        written(folder, file, content + b"\n" * (file == name))
+    with pytest.raises(InputError, match=rf"{name}: the checksum \(SHA-256\).*delete it"):
+        load("tiny")
+
+
+def test_a_download_is_verified_kept_and_used_again(project, monkeypatch):
+    folder, contents = project
+    serve(monkeypatch, contents)
+    first = load("tiny")
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"
+    } == (contents)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", no_network)
+    assert list(load("tiny").titles) == list(first.titles)
+
+
+def test_a_download_with_another_checksum_is_not_kept(project, monkeypatch):
+    folder, contents = project
+    serve(monkeypatch, {**contents, "tiny.txt": contents["tiny.txt"][:-3]})
+    with pytest.raises(InputError, match="https://example.org/tiny.txt: the checksum"):
+        load("tiny")
+    assert [path.name for path in folder.iterdir()] == ["registry.json"]
+
+
+def test_without_network_one_sentence_says_what_to_do(project):
+    with pytest.raises(InputError, match=r"could not be downloaded from .*\(ConnectionError\)"):
+        load("tiny")
+    assert [path.name for path in project[0].iterdir()] == ["registry.json"]
+
+
+def test_without_pooch_one_sentence_says_what_to_do(project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(InputError, match="needs pooch: pip install pooch, or download"):
+        load("tiny")
+
+
+def test_titles_that_cannot_be_had_cost_a_warning_only(project):
+    folder, contents = project
+    written(folder, "tiny.txt", contents["tiny.txt"])
+    with pytest.warns(UserWarning, match="tiny is loaded without titles: movies.dat could not"):
+        data = load("tiny")
+    assert data.titles is None and data.genres is None and data.title(2) == "2"
+
+
+def test_a_download_that_cannot_be_kept_still_loads(project, monkeypatch):
+    _, contents = project
+    serve(monkeypatch, contents)
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.warns(UserWarning, match="could not be kept: No space left on device"):
+        assert load("tiny").n_users == 2
+    assert [path.name for path in project[0].iterdir()] == ["registry.json"]
+
+
+def test_sizes_other_than_the_registered_are_refused(project):
+    folder, contents = project
+    for name, content in contents.items():
+        written(folder, name, content)
+    registry = json.loads((folder / "registry.json").read_text())
+    registry["tiny"]["items"] = 3
+    (folder / "registry.json").write_text(json.dumps(registry))
+    with pytest.raises(InputError, match=r"are \(2, 2, 3\), not the \(2, 3, 3\)"):
+        load("tiny")
+
+
+def test_a_wrong_data_folder_is_named(monkeypatch):
+    monkeypatch.setenv("GSAS_LAB_DATA", "nowhere/at/all")
+    with pytest.raises(InputError, match="GSAS_LAB_DATA=nowhere/at/all is not a folder"):
+        load("ml-1m")
+
+
+def test_without_the_projects_folder_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(interactions, "_DATA", tmp_path / "site-packages" / "data")
+    with pytest.raises(InputError, match=r"give known-truth \(for others install from a clone"):
+        load("ml-1m")
+
+
+def test_the_registry_is_complete():
+    registry = json.loads((ROOT / "data" / "registry.json").read_text())
+    assert set(registry) == {"ml-1m", "beauty", "video-games"}
+    for entry in registry.values():
+        assert {"title", "licence", "note", "tie_rule", "min_user"} <= set(entry)
+        assert {entry["file"], *entry.get("titles", [])} == set(entry["files"])
+        assert all(source["url"].startswith("https://") for source in entry["files"].values())
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+def full_disk(*paths):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """How often a file was really parsed."""
+    calls, parse = [], interactions._parse
+    monkeypatch.setattr(interactions, "_parse", lambda *given: calls.append(given) or parse(*given))
+    return calls
+
+
+def test_the_second_load_comes_from_the_cache_and_is_the_same(tmp_path, parses):
+    path = written(tmp_path, "a.csv", "user,item\nx,10\nx,b\ny,c\n")
+    first, second = load(path), load(path)
+    assert len(parses) == 1
+    assert histories(first) == histories(second)
+    assert (first.tie_rule, first.sha256) == (second.tie_rule, second.sha256)
+
+
+def test_the_cache_follows_content_minimum_and_format(tmp_path, parses, monkeypatch):
+    path = written(tmp_path, "a.txt", "1 1\n1 2\n2 3\n")
+    stat = path.stat()
+    load(path)
+    path.write_text("1 1\n1 2\n2 4\n")  # same size, and same time:
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert histories(load(path))["2"] == ["4"] and len(parses) == 2
+    assert load(path, min_user=2).n_users == 1 and len(parses) == 3
+    assert load(path, min_item=1).n_users == 2 and len(parses) == 3
+    same_bytes_in_another_form = written(tmp_path, "a.csv", path.read_bytes())
+    with pytest.raises(InputError, match="user column"):
+        load(same_bytes_in_another_form)
+    monkeypatch.setattr(interactions, "_CACHE_FORMAT", -1)
+    load(path)
+    assert len(parses) == 5
+
+
+def test_a_damaged_cache_is_rebuilt(tmp_path, parses):
+    path = written(tmp_path, "a.txt", "1 1\n1 2\n2 3\n")
+    expected = histories(load(path))
+    (cache,) = (tmp_path / "cache").iterdir()
+    whole = cache.read_bytes()
+    damaged = [whole[:size] for size in range(0, len(whole), 97)]
+    damaged += [whole[:at] + b"\xff" + whole[at + 1 :] for at in range(0, len(whole), 13)]
+    for content in damaged:
+        cache.write_bytes(content)
+        assert histories(load(path)) == expected
+    cache.write_bytes(b"")
+    before = len(parses)
+    load(path)
+    load(path)
+    assert len(parses) == before + 1  # rebuilt once, then used
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch):
+    path = written(tmp_path, "a.txt", "1 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        assert load(path).n_users == 1
+    assert list((tmp_path / "cache").iterdir()) == []  # no partial file left
+    monkeypatch.setenv("GSAS_LAB_CACHE", str(path))  # a file where the folder should be
+    assert load(path).n_users == 1
+
+
+def test_the_cache_holds_no_pickle(tmp_path):
+    load(written(tmp_path, "a.csv", "user,item\nx,y\n"))
+    (cache,) = (tmp_path / "cache").iterdir()
+    with np.load(cache, allow_pickle=False) as stored:
+        assert all(array.dtype != object for array in stored.values())
+
+
+# --- describe ------------------------------------------------------------------------------------
+
+
+def test_describe_counts_what_lies_before_the_last_200(tmp_path):
+    lines = ["1 1\n", "1 2\n"] + [f"2 {item}\n" for item in range(1, 251)]
+    row = describe(load(written(tmp_path, "a.txt", "".join(lines)))).loc["a.txt"]
+    assert (row["users"], row["items"], row["interactions"]) == (2, 250, 252)
+    assert row["density"] == pytest.approx(252 / 500)
+    assert (row["median length"], row["mean length"], row["longest"]) == (126, 126, 250)
+    assert row["beyond the last 200"] == pytest.approx(50 / 252)

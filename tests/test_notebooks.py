@@ -1,0 +1,107 @@
+"""Claims about the notebooks as they are kept: clean, teachable, and executed by the tests."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat import NotebookNode
+
+from gsas_lab import publish
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXPECTED = {"00_start_here", "01_overconfidence", "03_training", "04_calibration"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def book(request: pytest.FixtureRequest) -> NotebookNode:
+    return nbformat.read(request.param, as_version=4)
+
+
+def _cells(book: NotebookNode, kind: str) -> list[NotebookNode]:
+    return [cell for cell in book.cells if cell.cell_type == kind]
+
+
+def test_the_expected_notebooks_are_there_and_reading_order_is_in_their_names():
+    names = {path.stem for path in NOTEBOOKS}
+    assert names >= EXPECTED
+    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in names)
+
+
+def test_nbval_collects_every_code_cell_of_every_notebook():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--nbval-lax", "--collect-only", "-q", "notebooks"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for path in NOTEBOOKS:
+        cells = _cells(nbformat.read(path, as_version=4), "code")
+        assert done.stdout.count(f"{path.name}::") == len(cells) > 0, path.name
+
+
+def test_make_test_gives_the_notebooks_to_nbval():
+    recipe = re.search(r"^test:.*\n\t(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe and {"--nbval-lax", "tests", "notebooks"} <= set(recipe[1].split())
+
+
+def test_the_kernel_is_python3(book):
+    assert book.metadata.kernelspec.name == "python3"
+
+
+def test_one_parameters_cell_comes_first_and_holds_literals_only(book):
+    tagged = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert tagged[0] is _cells(book, "code")[0]
+    for line in ast.parse(tagged[0].source).body:
+        assert isinstance(line, ast.Assign | ast.AnnAssign), ast.unparse(line)
+        ast.literal_eval(line.value)
+    assert publish.declared_parameters(book)["dataset"] == "known-truth"
+
+
+def test_nothing_is_defined(book):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for cell in _cells(book, "code"):
+        defined = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
+        assert not defined, cell.source
+
+
+def test_code_cells_have_at_most_15_lines(book):
+    longest = max(_cells(book, "code"), key=lambda cell: len(cell.source.splitlines()))
+    assert len(longest.source.splitlines()) <= 15, longest.source
+
+
+def test_there_is_more_prose_than_code(book):
+    assert len(_cells(book, "markdown")) > len(_cells(book, "code"))
+
+
+def test_no_output_is_kept(book):
+    for cell in _cells(book, "code"):
+        assert not cell.outputs and cell.execution_count is None, cell.source
+    assert "widgets" not in book.metadata
+
+
+def test_it_opens_with_a_title_and_a_claim(book):
+    assert publish.title(book) != "Untitled"
+    assert publish.claim(book)
+
+
+def test_links_lead_to_notebooks_and_formulas_can_be_shown(book):
+    for cell in _cells(book, "markdown"):
+        page = BeautifulSoup(publish._markdown(cell.source), "html.parser")
+        for link in page.find_all("a", href=True):
+            file = link["href"].partition("#")[0]
+            if file and not re.match(r"[a-z]+:", file):
+                assert (
+                    file.endswith(".html")
+                    and (ROOT / "notebooks" / file).with_suffix(".ipynb").exists()
+                ), link
+        assert not page.find_all("img"), "figures are made by the notebook"
+        for formula in page.find_all("math"):
+            assert "\\" not in formula.text, formula.text
+        for code in page.find_all(["code", "pre"]):
+            code.decompose()
+        assert "$" not in page.text, cell.source
