@@ -108,11 +108,11 @@ def user_figure(systems: Systems, users: Users, user: int, table: bool = False) 
     title = f"User {users.ids[user]}, next: <b>{_title(users, users.targets[user])}</b>"
     recent = " · ".join(_title(users, item) for item in users.recent[user] if item)
     figure = _figure(title, f"last seen: {recent}", "rank of the item", "predicted probability")
-    found: dict[int, float] = {}
+    found: list[tuple[int, float]] = []
     for name, style in styles(systems).items():
         top, rank = systems[name], int(systems[name].target_rank[user])
         prob = top.prob[user].astype(np.float32)
-        found |= {rank: prob[rank - 1]} if rank <= len(prob) else {}
+        found += [(rank, prob[rank - 1])] if rank <= len(prob) else []
         figure.add_scatter(
             x=np.arange(1, len(prob) + 1, dtype=np.int16),
             y=prob,
@@ -124,10 +124,11 @@ def user_figure(systems: Systems, users: Users, user: int, table: bool = False) 
             marker={"symbol": _SYMBOL[style.marker], "size": 8, "maxdisplayed": 12},
         )
     ring = {"symbol": "circle-open", "size": 17, "color": "black", "line": {"width": 2}}
-    x, y = list(found), list(found.values())
+    x, y = [rank for rank, _ in found], [prob for _, prob in found]
     figure.add_scatter(x=x, y=y, name="the target", mode="markers", marker=ring, hoverinfo="skip")
-    step = max(1, len(prob) // 5)
-    figure.update_xaxes(tickvals=[1, *range(step, len(prob) + 1, step)], domain=[0, 0.75])
+    shown = next(iter(systems.values())).prob.shape[1]
+    step = max(1, shown // 5)
+    figure.update_xaxes(tickvals=[1, *range(step, shown + 1, step)], domain=[0, 0.75])
     figure.update_yaxes(range=[-0.03, 1.05]).update_layout(legend={"x": 0.77, "font": {"size": 13}})
     if table:
         best = _best_titles(systems, users, user)
@@ -204,7 +205,7 @@ def user_explorer(
 def _best_titles(systems: Systems, users: Users, user: int) -> pd.DataFrame:
     def cell(top: TopItems, rank: int) -> str:
         item = top.items[user, rank]
-        words = f"{top.prob[user, rank]:.4f}  {_title(users, item)}"
+        words = f"{top.prob[user, rank]:.3f}  {_title(users, item, 27)}"
         return f"<b>{words}</b>" if item == users.targets[user] else words
 
     shown = range(min(_TOP, *(top.prob.shape[1] for top in systems.values())))
@@ -212,9 +213,9 @@ def _best_titles(systems: Systems, users: Users, user: int) -> pd.DataFrame:
     return pd.DataFrame(cells, index=[rank + 1 for rank in shown])
 
 
-def _title(users: Users, item: int) -> str:
+def _title(users: Users, item: int, longest: int = 45) -> str:
     title = str(users.titles[item])
-    return html.escape(title if len(title) <= 30 else title[:29] + "…")
+    return html.escape(title if len(title) <= longest else title[: longest - 1] + "…")
 
 
 # 2. The memory of a full loss (introduction)

@@ -215,7 +215,8 @@ def title(book: NotebookNode) -> str:
 
 def claim(book: NotebookNode) -> str:
     """The claim that a notebook tests: the paragraph that opens with a bold "Claim"."""
-    return _first(CLAIM, book)
+    found = _first(CLAIM, book)
+    return found[:1].upper() + found[1:]
 
 
 # --- Markdown -------------------------------------------------------------------------------------
