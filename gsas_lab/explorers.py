@@ -43,6 +43,7 @@ _LOOK = go.layout.Template(  # small: a move draws a whole figure, and plotly_wh
         "yaxis": _AXIS,
     }
 )
+_MOVING = (("x", "y", "text", "name"), ("title.text", "xaxis.range"))
 _PAPER = "<style scoped>table{background:white;color:#222}</style>"
 _TOP = 10  # titles in a table
 _CATALOGUES = {
@@ -346,33 +347,30 @@ def calibration_explorer(
 # What every explorer shares
 
 
-def _figure(title: str, subtitle: str, x: str, y: str, height: int = 430) -> go.Figure:
-    head = {"text": title, "subtitle": {"text": subtitle}}
-    axes = {"xaxis": {"title": x}, "yaxis": {"title": y}}
-    return go.Figure(layout={"template": _LOOK, "title": head, "height": height, **axes})
-
-
-def _moving(figure: go.Figure) -> dict[str, Any]:
-    """What a move may change of the layout; to send the rest again would take 0.3 s."""
-    return {part: figure.layout[part].to_plotly_json() for part in ("title", "xaxis")}
+def _figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
+    # Not plotly's own subtitle: inside JupyterLab it is drawn over the title.
+    head = f'{title}<br><span style="font-size:14px">{subtitle}</span>'
+    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    return go.Figure(layout={"template": _LOOK, "title": {"text": head}, "height": 430, **axes})
 
 
 def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.FigureWidget:
-    """`draw` of the controls' values as a widget: each move is one message, so nothing flickers."""
+    """`draw` of the controls' values as a widget; a move may change _MOVING of traces and layout.
+
+    Each move is one message, so nothing flickers. It holds every trace's value, changed or not:
+    `batch_update` sends only what changed, and the browser then drops the rest (plotly 7.1).
+    """
 
     def drawn() -> go.Figure:
         return draw(**{name: control.value for name, control in controls.items()})
 
-    figure = go.FigureWidget(drawn())
-    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
-
     def moved(_change: Any) -> None:
         fresh = drawn()
-        with figure.batch_update():
-            for trace, new in zip(figure.data, fresh.data, strict=True):
-                trace.update(new.to_plotly_json())
-            figure.layout.update(_moving(fresh))
+        traces = {part: [trace[part] for trace in fresh.data] for part in _MOVING[0]}
+        figure.plotly_update(traces, {part: fresh.layout[part] for part in _MOVING[1]})
 
+    figure = go.FigureWidget(drawn())
+    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
     for control in controls.values():
         control.observe(moved, "value")
     return figure
@@ -386,7 +384,7 @@ def _stepped(
     active = labels.index(start) if start else 0
     figure = go.Figure(drawn[active])
     figure.frames = [
-        go.Frame(name=label, data=each.data, layout=_moving(each))
+        go.Frame(name=label, data=each.data, layout={p: each.layout[p] for p in _MOVING[1]})
         for label, each in zip(labels, drawn, strict=True)
     ]
     now = {"mode": "immediate", "frame": {"duration": 0}, "transition": {"duration": 0}}

@@ -12,12 +12,16 @@ weights ∂loss/∂score gives the gradient of the hidden states and, over the p
 that of the table.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# torch calls its CSR layout beta; what is used of it here is held to the reference by tests.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
 
