@@ -43,7 +43,6 @@ _LOOK = go.layout.Template(  # small: a move draws a whole figure, and plotly_wh
         "yaxis": _AXIS,
     }
 )
-_MOVING = (("x", "y", "text", "name"), ("title.text", "xaxis.range"))
 _PAPER = "<style scoped>table{background:white;color:#222}</style>"
 _TOP = 10  # titles in a table
 _CATALOGUES = {
@@ -184,11 +183,15 @@ def user_explorer(
 
         pick.observe(moved, "value")
         own.observe(typed, "value")
-        buttons = [widgets.Button(description=label) for label in ("random user", *jumps)]
+        fit = {"width": "auto"}
+        labels = ("random user", *jumps)
+        buttons = [widgets.Button(description=label, layout=fit) for label in labels]
         buttons[0].on_click(lambda _: setattr(pick, "value", int(generator.integers(len(places)))))
         for button, place in zip(buttons[1:], jumps.values(), strict=True):
             button.on_click(lambda _, place=place: setattr(pick, "value", place))
-        boxes = [widgets.Checkbox(True, description=name, indent=False) for name in systems]
+        boxes = [
+            widgets.Checkbox(True, description=name, indent=False, layout=fit) for name in systems
+        ]
         for box, trace in zip(boxes, figure.data, strict=False):  # the legend knows no keyboard
             box.observe(lambda change, trace=trace: trace.update(visible=change.new), "value")
         pick.value = next(iter(jumps.values()), 0)
@@ -354,8 +357,14 @@ def _figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
     return go.Figure(layout={"template": _LOOK, "title": {"text": head}, "height": 430, **axes})
 
 
+def _moving(figure: go.Figure) -> dict[str, Any]:
+    """What of the layout may change from one value to the next."""
+    layout = figure.layout.to_plotly_json()
+    return {"title.text": layout["title"]["text"], "xaxis.range": layout["xaxis"].get("range")}
+
+
 def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.FigureWidget:
-    """`draw` of the controls' values as a widget; a move may change _MOVING of traces and layout.
+    """`draw` of the controls' values as a widget; x, y, text, name, title and x-range may move.
 
     Each move is one message, so nothing flickers. It holds every trace's value, changed or not:
     `batch_update` sends only what changed, and the browser then drops the rest (plotly 7.1).
@@ -366,10 +375,12 @@ def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.F
 
     def moved(_change: Any) -> None:
         fresh = drawn()
-        traces = {part: [trace[part] for trace in fresh.data] for part in _MOVING[0]}
-        figure.plotly_update(traces, {part: fresh.layout[part] for part in _MOVING[1]})
+        parts = ("x", "y", "text", "name")
+        traces = {part: [trace[part] for trace in fresh.data] for part in parts}
+        figure.plotly_update(traces, _moving(fresh))
 
     figure = go.FigureWidget(drawn())
+    figure._config = {"responsive": True}  # plotly has no public way to fill the cell's width
     figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
     for control in controls.values():
         control.observe(moved, "value")
@@ -384,7 +395,7 @@ def _stepped(
     active = labels.index(start) if start else 0
     figure = go.Figure(drawn[active])
     figure.frames = [
-        go.Frame(name=label, data=each.data, layout={p: each.layout[p] for p in _MOVING[1]})
+        go.Frame(name=label, data=each.data, layout=_moving(each))
         for label, each in zip(labels, drawn, strict=True)
     ]
     now = {"mode": "immediate", "frame": {"duration": 0}, "transition": {"duration": 0}}

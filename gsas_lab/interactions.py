@@ -112,6 +112,16 @@ class Interactions:
         """Items of user 0…n_users − 1, oldest first: (length,) int32."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
+    def row(self, user_id: int | str) -> int:
+        """The number, 0…n_users − 1, of the user with this id in the file; InputError if none."""
+        found = np.flatnonzero(self.user_ids.astype(str) == str(user_id))
+        if not len(found):
+            raise InputError(
+                f"{self.name} has no user {user_id}: give one of its ids, such as "
+                f"{', '.join(map(str, self.user_ids[:3]))}."
+            )
+        return int(found[0])
+
     def title(self, item: int) -> str:
         """Title of item 1…n_items; its id in the file where there are no titles."""
         return str((self.item_ids if self.titles is None else self.titles)[item])

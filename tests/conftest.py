@@ -115,7 +115,7 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
         tmp_path_factory.mktemp("outputs") / "toy",
         {"dataset": "toy-2", "k": 3},
         lambda: summary,
-        "Leave-one-out over the whole catalogue <4 items>.",
+        "Leave-one-out over the whole catalogue <i>seen</i>.",
     )
     return index.parent
 

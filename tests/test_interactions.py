@@ -599,3 +599,11 @@ def test_describe_counts_what_lies_before_the_last_200(tmp_path):
     assert row["density"] == pytest.approx(252 / 500)
     assert (row["median length"], row["mean length"], row["longest"]) == (126, 126, 250)
     assert row["beyond the last 200"] == pytest.approx(50 / 252)
+
+
+def test_a_user_is_found_by_the_id_in_the_file_and_a_stranger_is_refused(tmp_path):
+    (tmp_path / "toy.txt").write_text("7 1\n7 2\n9 1\n9 3\n")
+    loaded = load(tmp_path / "toy.txt")
+    assert (loaded.row(7), loaded.row("9")) == (0, 1)
+    with pytest.raises(InputError, match="has no user 8: give one of its ids, such as 7, 9"):
+        loaded.row(8)
