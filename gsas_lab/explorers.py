@@ -34,7 +34,7 @@ _AXIS = {"gridcolor": "#E3E3E3", "zeroline": False, "automargin": True, "title":
 _LOOK = go.layout.Template(  # small: a move draws a whole figure, and plotly_white costs 15 ms
     layout={
         "font": {"size": 14, "color": "#222222"},
-        "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 18}},
+        "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 26}},
         "margin": {"l": 80, "r": 20, "t": 100, "b": 60},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -106,7 +106,7 @@ def user_figure(systems: Systems, users: Users, user: int, table: bool = False) 
     if not 0 <= user < len(users.ids):
         raise InputError(f"user must be a position from 0 to {len(users.ids) - 1}, not {user}.")
     title = f"User {users.ids[user]}, next: <b>{_title(users, users.targets[user])}</b>"
-    recent = " · ".join(_title(users, item) for item in users.recent[user] if item)
+    recent = " · ".join(_title(users, item, 27) for item in users.recent[user][-4:] if item)
     figure = _figure(title, f"last seen: {recent}", "rank of the item", "predicted probability")
     found: list[tuple[int, float]] = []
     for name, style in styles(systems).items():
@@ -167,7 +167,8 @@ def user_explorer(
 
     def live() -> widgets.Widget:
         pick = widgets.IntSlider(0, 0, len(places) - 1, description="user", readout=False)
-        own = widgets.Text(description="its id", continuous_update=False)
+        fit, short = {"width": "auto"}, {"width": "210px"}
+        own = widgets.Text(description="its id", continuous_update=False, layout=short)
         note, table, generator = widgets.Label(), widgets.HTML(), np.random.default_rng(seed)
         figure = _driven(draw, {"user": pick})
 
@@ -183,7 +184,6 @@ def user_explorer(
 
         pick.observe(moved, "value")
         own.observe(typed, "value")
-        fit = {"width": "auto"}
         labels = ("random user", *jumps)
         buttons = [widgets.Button(description=label, layout=fit) for label in labels]
         buttons[0].on_click(lambda _: setattr(pick, "value", int(generator.integers(len(places)))))
@@ -196,7 +196,7 @@ def user_explorer(
             box.observe(lambda change, trace=trace: trace.update(visible=change.new), "value")
         pick.value = next(iter(jumps.values()), 0)
         moved()
-        rows = [widgets.HBox([pick, own, *buttons, note]), widgets.HBox(boxes), figure, table]
+        rows = [_row(pick, own, *buttons, note), _row(*boxes), figure, table]
         return widgets.VBox(rows)
 
     def static() -> go.Figure:
@@ -274,8 +274,7 @@ def memory_explorer() -> Explorer:
             "gradients": widgets.Checkbox(False, description="with gradients"),
         }
         controls["n_items"].readout_format = ",.0f"
-        row = widgets.HBox(list(controls.values()))
-        return widgets.VBox([row, _driven(memory_figure, controls)])
+        return widgets.VBox([_row(*controls.values()), _driven(memory_figure, controls)])
 
     def static() -> go.Figure:
         return _stepped(partial(memory_figure, 64, 200), _CATALOGUES, "items: ", "1 million")
@@ -325,7 +324,7 @@ def calibration_figure(curves: Tables, cutoff: int) -> go.Figure:
         )
     every = pd.concat(list(curves.values()))[["precision", "predicted"]].to_numpy()
     left = np.log10(every[every > 0].min() / 2)
-    figure.update_xaxes(type="log", dtick=1, range=[left, 0.2])
+    figure.update_xaxes(type="log", dtick=1, range=[left, 0.35])
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_layout(height=180 + 80 * len(points))
 
@@ -357,6 +356,10 @@ def _figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
     return go.Figure(layout={"template": _LOOK, "title": {"text": head}, "height": 430, **axes})
 
 
+def _row(*controls: widgets.Widget) -> widgets.HBox:
+    return widgets.HBox(controls, layout={"flex_flow": "row wrap"})
+
+
 def _moving(figure: go.Figure) -> dict[str, Any]:
     """What of the layout may change from one value to the next."""
     layout = figure.layout.to_plotly_json()
@@ -380,8 +383,7 @@ def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.F
         figure.plotly_update(traces, _moving(fresh))
 
     figure = go.FigureWidget(drawn())
-    figure._config = {"responsive": True}  # plotly has no public way to fill the cell's width
-    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
+    figure.update_layout(width=840, legend={"itemclick": False, "itemdoubleclick": False})
     for control in controls.values():
         control.observe(moved, "value")
     return figure
