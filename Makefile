@@ -13,9 +13,6 @@ export GSAS_LAB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-# Threads that wait give their core away: a busy machine slows training by its share, not tenfold.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: run lab test check
 
 run: $(READY)

@@ -1,0 +1,157 @@
+"""What is drawn is what was given: each test reads the numbers back from the Axes."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from gsas_lab import figures
+
+RANK = np.arange(1, 101)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(ax, label: str) -> np.ndarray:
+    """The (n, 2) points of the line with this label."""
+    return next(line for line in ax.get_lines() if line.get_label() == label).get_xydata()
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def figure_2_table(scale: float, theory: bool = True) -> pd.DataFrame:
+    precision = 0.08 / RANK**0.5
+    table = pd.DataFrame({"cutoff": RANK, "precision": precision, "predicted": scale * precision})
+    return table.assign(theory=2 * precision) if theory else table
+
+
+def test_a_system_has_one_look_of_its_own_everywhere():
+    known = figures.styles(["SASRec", "gSASRec", "SASRec, softmax", "gSASRec, t = 1", "Popularity"])
+    assert figures.styles(["gSASRec"])["gSASRec"] == known["gSASRec"]
+    assert len({look.colour for look in known.values()}) == 5
+    assert len({look.marker for look in known.values()}) == 5
+    others = figures.styles(["SASRec", "BERT4Rec", "MF-BPR"])
+    assert len({look.colour for look in others.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "words"),
+    [(0, "0 B"), (999, "999 B"), (13.2e6, "13.2 MB"), (51.2e9, "51.2 GB"), (999.9e9, "1 TB")],
+)
+def test_bytes_in_words(n_bytes, words):
+    assert figures.size(n_bytes) == words
+
+
+def test_probability_by_rank_starts_at_rank_one_and_names_the_sum():
+    ax = figures.probability_by_rank({"SASRec": 1 / RANK}, sums={"SASRec": 338.03})
+    np.testing.assert_allclose(drawn(ax, "SASRec:  Σp = 338.03"), np.c_[RANK, 1 / RANK])
+    assert ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1]
+    assert ax.get_xticks()[0] == 1 and ax.get_xlabel() and ax.get_ylabel()
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_precision_vs_predicted_draws_curve_theory_and_diagonal(log):
+    table = figure_2_table(3)
+    ax = figures.precision_vs_predicted({"SASRec": table.sample(frac=1, random_state=0)}, log=log)
+    np.testing.assert_array_equal(drawn(ax, "SASRec"), table[["precision", "predicted"]])
+    dashed = next(line for line in ax.get_lines() if line.get_linestyle() == "--")
+    np.testing.assert_array_equal(dashed.get_xydata()[::-1], table[["precision", "theory"]])
+    assert dashed.get_color() == figures.styles(["SASRec"])["SASRec"].colour
+    diagonal = drawn(ax, "calibrated")
+    np.testing.assert_array_equal(diagonal[:, 0], diagonal[:, 1])
+    assert (ax.get_xscale() == "log") == log
+    assert legend(ax) == ["SASRec", "Theorem 5.1", "calibrated"]
+
+
+def test_without_theory_no_theory_is_named():
+    ax = figures.precision_vs_predicted({"SASRec": figure_2_table(3, theory=False)})
+    assert legend(ax) == ["SASRec", "calibrated"]
+
+
+def test_reliability_draws_the_interval_and_keeps_bins_without_a_hit_in_sight():
+    curve = pd.DataFrame(
+        {
+            "predicted": [1e-3, 0.1, 0.9],
+            "observed": [0.0, 0.05, 0.4],
+            "count": [50, 50, 50],
+            "low": [0.0, 0.02, 0.3],
+            "high": [0.07, 0.1, 0.5],
+        }
+    )
+    ax = figures.reliability({"gSASRec": curve})
+    np.testing.assert_array_equal(drawn(ax, "gSASRec"), curve[["predicted", "observed"]])
+    (bars,) = (c for c in ax.containers[0] if isinstance(c, tuple) and len(c) == 1)
+    ends = np.array([segment[:, 1] for segment in bars[0].get_segments()])
+    np.testing.assert_allclose(ends, curve[["low", "high"]])
+    assert 0 < ax.get_ylim()[0] < 0.07 and ax.get_xlim()[0] < 1e-3
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_truth_against_learned_shows_every_pair_that_the_axes_can(log):
+    prior, learned = np.array([[0.0, 0.1], [0.2, 0.3]]), np.array([[0.2, 0.5], [0.6, 0.7]])
+    grid = np.linspace(0.01, 1, 50)
+    theory = (grid, np.sqrt(grid))
+    ax = figures.truth_against_learned(prior, learned, theory=theory, name="gSASRec", log=log)
+    points = ax.collections[0].get_offsets()
+    np.testing.assert_array_equal(points, np.c_[prior.ravel(), learned.ravel()][int(log) :])
+    np.testing.assert_array_equal(drawn(ax, "Theorem 5.1"), np.c_[theory])
+    assert legend(ax)[0] == f"gSASRec: {4 - log} pairs"
+
+
+def test_training_history_marks_the_best_validated_epoch():
+    run = pd.DataFrame(
+        {"epoch": [1, 2, 3, 4], "loss": [4.0, 3, 2, 1], "ndcg@10": [0.1, 0.3, np.nan, 0.2]}
+    )
+    loss, ndcg = figures.training_history({"SASRec": run, "gSASRec": run})
+    np.testing.assert_array_equal(drawn(loss, "SASRec"), run[["epoch", "loss"]])
+    np.testing.assert_array_equal(drawn(ndcg, "gSASRec"), run[["epoch", "ndcg@10"]].dropna())
+    assert {text.get_text() for text in ndcg.texts} == {"0.3000"}
+    own = plt.subplots(1, 2)[1]
+    assert figures.training_history(run, axes=own)[0] is own[0]
+
+
+def test_sum_of_probabilities_has_one_row_a_system_and_the_line_at_one():
+    sums = {"SASRec": np.full(9, 300.0), "SASRec, softmax": np.ones(9)}
+    ax = figures.sum_of_probabilities(sums)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(sums)
+    assert {"median 300.00", "median 1.00", "Σp = 1"} == {text.get_text() for text in ax.texts}
+    heights = [patch.get_data().values - patch.get_data().baseline for patch in ax.patches]
+    assert all(np.count_nonzero(height) == 1 for height in heights)
+    assert [1, 1] in [list(line.get_xdata()) for line in ax.get_lines()]
+
+
+def test_popularity_is_sorted_and_leaves_out_items_without_interactions():
+    ax = figures.popularity(np.array([5, 0, 9, 1]))
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xydata(), [[1, 9], [2, 5], [3, 1]])
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+def test_history_lengths_count_every_user_and_say_who_is_cut():
+    lengths = np.array([1, 5, 200, 201, 2000])
+    ax = figures.history_lengths(lengths, cut=200)
+    assert sum(patch.get_height() for patch in ax.patches) == len(lengths)
+    assert "2 of 5 users" in ax.texts[0].get_text()
+
+
+def test_memory_names_the_introductions_51_gb():
+    n_items = np.array([1e3, 1e6, 1e8])
+    ax = figures.memory(n_items, {"float32": n_items * 64 * 200 * 4})
+    (label,) = legend(ax)
+    assert label == "float32:  51.2 GB at a million items"
+    np.testing.assert_array_equal(drawn(ax, label)[:, 1], n_items * 51_200)
+    assert {text.get_text() for text in ax.texts} == set(figures.MEMORY)
+
+
+def test_figures_are_white_and_draw_into_the_axes_that_they_are_given():
+    own = plt.subplots()[1]
+    assert figures.popularity([3, 2, 1], ax=own) is own
+    assert own.figure.get_facecolor() == own.get_facecolor() == (1, 1, 1, 1)
