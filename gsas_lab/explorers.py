@@ -410,7 +410,7 @@ def _stepped(
 # From runs to explorers
 
 
-def test_users(
+def from_outcomes(
     data: Data, outcomes: Mapping[str, Outcome], ranks: int = 50
 ) -> tuple[dict[str, TopItems], Users]:
     """What `user_explorer` needs, of all test users: each system's first items, and who they are."""
