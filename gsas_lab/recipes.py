@@ -82,8 +82,8 @@ def systems(dataset: str) -> dict[str, Settings]:
 def summary(dataset: str) -> pd.DataFrame:
     """One row a system, trained now if it was not before; the floor first. Test users.
 
-    "Σp" is the mean over users of all predicted probabilities; "ΣP by Theorem 5.1" pushes the same
-    scores through the theorem's inverse, which gives 1 where the theorem holds.
+    "Σp" is the mean over users of all predicted probabilities; "ΣP inverted" pushes the same scores
+    through the inverse of Theorem 5.1, which gives 1 where it holds; "seconds" are training's.
     """
     data = runs.load_data(Settings(dataset=dataset))
     floor = runs.evaluate(Popularity(data.split.train, data.split.n_items), data.split)
@@ -102,11 +102,12 @@ def summary(dataset: str) -> pd.DataFrame:
         "recall@10": "Recall@10",
         "ndcg@10": "NDCG@10",
         "mean sum of p": "Σp",
-        "recovered": "ΣP by Theorem 5.1",
-        "training seconds": "training, s",
+        "recovered": "ΣP inverted",
+        "training seconds": "seconds",
     }
     table = pd.DataFrame(rows).T.reindex(columns=list(columns)).rename(columns=columns)
-    return table.astype(float).round({"k": 0, "t": 2, "Σp": 2, "training, s": 0}).round(4)
+    table = table.astype(float).round({"k": 0, "t": 2, "Σp": 2, "seconds": 0}).round(4)
+    return table.astype(object).where(table.notna(), "")
 
 
 def recovered_sum(run: runs.Run, users: int = 2000) -> float:
