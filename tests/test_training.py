@@ -71,7 +71,7 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     while not list((tmp_path / "killed").glob("*/checkpoint.pt")) and first.poll() is None:
         time.sleep(0.005)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     killed = start("killed").communicate()[0].strip()
     whole = start("whole").communicate()[0].strip()
     saved = [torch.load(f"{folder}/model.pt", weights_only=True) for folder in (killed, whole)]
