@@ -9,12 +9,19 @@ Functions on flat arrays take either; say beside the number which it was. A tabl
 pairs in float32 takes a few seconds.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
+from scipy.special import expit
 
 from gsas_lab.errors import InputError
-from gsas_lab.theory import converged_probability
+from gsas_lab.theory import converged_probability, prior_from_logit
+
+Recalibration: TypeAlias = Callable[[ArrayLike], np.ndarray]  # scores -> probabilities, same shape
 
 _Z = 1.959963984540054  # the normal's 97.5 % point, for 95 % intervals
 
@@ -24,6 +31,7 @@ def precision_vs_predicted(
     target_rank: ArrayLike,
     alpha: float | None = None,
     beta: float | None = None,
+    collisions: bool = False,
 ) -> pd.DataFrame:
     """Mean Precision@K against mean predicted probability@K, K = 1 … Kmax: Figure 2. Top K.
 
@@ -52,7 +60,9 @@ def precision_vs_predicted(
         }
     )
     if alpha is not None and beta is not None:
-        curve["theory"] = converged_probability(curve["precision"].to_numpy(), alpha, beta)
+        curve["theory"] = converged_probability(
+            curve["precision"].to_numpy(), alpha, beta, collisions
+        )
     return curve
 
 
@@ -159,6 +169,72 @@ def summary(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) ->
     }
 
 
+# Recalibration: scores in, probabilities out. The fits see validation users only.
+
+
+def analytic(alpha: float, beta: float, collisions: bool = False) -> Recalibration:
+    """The inverse of Theorem 5.1, `theory.prior_from_logit`: nothing is fitted, no rank changes."""
+    return lambda scores: prior_from_logit(scores, alpha, beta, collisions)
+
+
+def temperature(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
+    """σ(s / T) with the T of least log loss on these pairs (Guo et al., 2017)."""
+    slope = _logistic(*_scored(scores, hit), shifted=False)[0]
+    return lambda new: expit(slope * np.asarray(new, float))
+
+
+def platt(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
+    """σ(a·s + b) with the a and b of least log loss on these pairs (Platt, 1999)."""
+    slope, shift = _logistic(*_scored(scores, hit), shifted=True)
+    return lambda new: expit(slope * np.asarray(new, float) + shift)
+
+
+def isotonic(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
+    """The non-decreasing steps of least squared error on these pairs (Zadrozny & Elkan, 2002).
+
+    Between two steps it is linear, beyond the ends constant: scores may become equal.
+    """
+    s, hits = _scored(scores, hit)
+    s, place, count = np.unique(s, return_inverse=True, return_counts=True)
+    share = np.bincount(place, weights=hits) / count
+    steps = isotonic_regression(share, weights=count).x
+    flat = np.diff(steps) == 0  # of a flat stretch its two ends are enough
+    keep = ~(np.append(False, flat) & np.append(flat, False))
+    return lambda new: np.interp(np.asarray(new, float), s[keep], steps[keep])
+
+
+def _scored(scores: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    s, hits = np.asarray(scores, float).ravel(), np.asarray(hit, bool).ravel()
+    if s.shape != hits.shape or not np.isfinite(s).all():
+        raise InputError("A fit needs one finite score for each hit or miss.")
+    if not 0 < hits.sum() < len(hits):
+        raise InputError("A fit needs hits and misses: these pairs hold only one of them.")
+    return s, hits
+
+
+def _logistic(s: np.ndarray, hit: np.ndarray, shifted: bool) -> tuple[float, float]:
+    """Slope and shift of σ(slope·s + shift) with the least log loss, by damped Newton steps."""
+    x = np.stack([s, np.ones_like(s)] if shifted else [s])  # (1 or 2, n)
+    signed = np.where(hit, -1.0, 1.0)
+    weights = np.zeros(len(x))
+    weights[0] = 1.0
+    loss = np.logaddexp(0, signed * (weights @ x)).sum()
+    for _ in range(100):
+        p = expit(weights @ x)
+        gradient = x @ (p - hit)
+        curvature = (x * (p * (1 - p))) @ x.T + 1e-12 * np.eye(len(x))
+        step = np.linalg.solve(curvature, gradient)
+        for _ in range(60):  # Newton's step overshoots where σ is flat: halve it until it helps
+            new = np.logaddexp(0, signed * ((weights - step) @ x)).sum()
+            if new <= loss:
+                break
+            step /= 2
+        if loss - new <= 1e-12 * loss:
+            break
+        weights, loss = weights - step, new
+    return float(weights[0]), float(weights[1]) if shifted else 0.0
+
+
 def _pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     prob, hit = np.asarray(prob), np.asarray(hit)
     if prob.shape != hit.shape or not prob.size:
@@ -176,23 +252,30 @@ def _check_probabilities(prob: np.ndarray) -> None:
 
 
 def deviation_from_theory(
-    prior: ArrayLike, prob: ArrayLike, alpha: float, beta: float, fewest: int = 200
+    prior: ArrayLike,
+    prob: ArrayLike,
+    alpha: float,
+    beta: float,
+    collisions: bool = False,
+    fewest: int = 200,
 ) -> dict[str, float]:
-    """Learned σ(s) against Theorem 5.1's curve over the true P. Any shape, all pairs.
+    """Learned σ(s) against Theorem 5.1's curve over the true P: (users, n_items), all pairs.
 
     max_binned: largest |mean learned − mean of Eq. (10)| over bins of P, ten a decade, with at
-    least `fewest` pairs: single predictions scatter, their mean must not. Also r2 and mean_abs of
-    single pairs against the curve (`distance_to_truth`).
+    least `fewest` pairs: single predictions scatter, their mean must not. max_item: the same over
+    the items, each a mean over users. Also r2, mean_abs and max_abs of single pairs against the
+    curve (`distance_to_truth`).
     """
-    theory = converged_probability(np.asarray(prior), alpha, beta)
+    theory = converged_probability(np.asarray(prior), alpha, beta, collisions)
     single = distance_to_truth(prob, theory)
+    gaps = np.asarray(prob, float) - theory  # (users, n_items)
     place = np.floor(10 * np.log10(np.asarray(prior, float).ravel())).astype(int)
     place -= place.min()
     count = np.bincount(place)
-    gap = np.bincount(place, weights=np.asarray(prob, float).ravel() - theory.ravel())
+    gap = np.bincount(place, weights=gaps.ravel())
     enough = count >= fewest
     return {
         "max_binned": float(np.abs(gap[enough] / count[enough]).max()),
-        "r2": single["r2"],
-        "mean_abs": single["mean_abs"],
+        "max_item": float(np.abs(gaps.mean(axis=0)).max()),
+        **single,
     }

@@ -160,6 +160,16 @@ def training_history(
     return _legend(left), _legend(right)
 
 
+def learning_curves(histories: Tables, ax: Axes | None = None) -> Axes:
+    """Validation NDCG@10 against the positions trained on so far, one run a line."""
+    ax = _dress(ax, "positions trained on (millions)", "validation NDCG@10")
+    for name, style in styles(histories).items():
+        seen = histories[name]["positions"].cumsum() / 1e6
+        _line(ax, seen, histories[name]["ndcg@10"], style, name, 1)
+    ax.set(xlim=(0, None), ylim=(0, None))
+    return _legend(ax)
+
+
 def sum_of_probabilities(sums: Arrays, ax: Axes | None = None) -> Axes:
     """How Σp over the catalogue spreads over users, (U,) for each system; one row a system.
 

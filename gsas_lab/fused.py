@@ -74,27 +74,91 @@ def sampled_softmax(
     return _sampled(rule, hidden, table, positives, negatives, bias)
 
 
+def expected_gbce(
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    k: int,
+    beta: float,
+    bias: Tensor | None = None,
+    collisions: bool = False,
+) -> Tensor:
+    """`losses.expected_gbce` over the whole catalogue, never (P, n_items) at once.
+
+    hidden (P, d), table (n_items + 1, d), positives (P,), bias: a scalar or None -> scalar.
+    """
+    n_items = len(table) - 1
+    alpha = k / (n_items if collisions else n_items - 1)
+
+    def rule(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        own = scores.gather(1, target)
+        push = 1.0 if collisions else 0.0  # does the positive count as its own negative?
+        loss = alpha * (F.softplus(scores).sum() - (1 - push) * F.softplus(own).sum())
+        loss += beta * F.softplus(-own).sum()
+        slope = scores.sigmoid_().mul_(alpha)
+        mine = push * alpha * torch.sigmoid(own) - beta * torch.sigmoid(-own)
+        return loss / (k + 1), slope.scatter_(1, target, mine).div_(k + 1)
+
+    return _whole(rule, hidden, table, positives, bias)
+
+
 def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
     """`losses.softmax` over the whole catalogue, never (P, n_items) at once.
 
     hidden (P, d), table (n_items + 1, d), positives (P,) -> scalar.
     """
+
+    def rule(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        log_prob = scores.log_softmax(-1)
+        loss = -log_prob.gather(1, target).sum()
+        slope = log_prob.exp_()
+        slope.scatter_add_(1, target, -torch.ones_like(target, dtype=slope.dtype))
+        return loss, slope
+
+    return _whole(rule, hidden, table, positives, None)
+
+
+def _whole(
+    rule: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """rule: scores (c, n_items), columns of the positives (c, 1) -> (summed loss, slopes)."""
     with torch.no_grad():
         items = table[1:]  # padding takes no part
-        loss = hidden.new_zeros(())
+        loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
         d_hidden = torch.empty_like(hidden)
         d_table = torch.zeros_like(table)
         rows = max(1, 8 * _PAIRS // len(items))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
-            h, target = hidden[part], positives[part, None] - 1
+            h = hidden[part]
             scores = h @ items.T  # (c, n_items)
-            log_prob = scores.log_softmax(-1)
-            loss -= log_prob.gather(1, target).sum()
-            slope = log_prob.exp_()
-            slope.scatter_add_(1, target, -torch.ones_like(target, dtype=slope.dtype))
+            if bias is not None:
+                scores += bias
+            part_loss, slope = rule(scores, positives[part, None] - 1)
+            loss += part_loss
+            d_bias += slope.sum()
             d_hidden[part] = slope @ items
             d_table[1:] += slope.T @ h
-    return _WithGradients.apply(len(hidden), loss, (d_hidden, d_table), hidden, table)
+    return _with_gradients(loss, (d_hidden, d_table), d_bias, hidden, table, bias)
+
+
+def _with_gradients(
+    loss: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    d_bias: Tensor,
+    hidden: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    inputs: tuple[Tensor, ...] = (hidden, table)
+    if bias is not None:
+        return _WithGradients.apply(
+            len(hidden), loss, (*gradients, d_bias.view_as(bias)), *inputs, bias
+        )
+    return _WithGradients.apply(len(hidden), loss, gradients, *inputs)
 
 
 Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -135,10 +199,7 @@ def _sampled(
             d_bias += slope.sum()
             d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
             d_table += _by_item(chosen, h, slope, len(table))
-    if bias is None:
-        return _WithGradients.apply(len(hidden), loss, (d_hidden, d_table), hidden, table)
-    gradients = (d_hidden, d_table, d_bias.view_as(bias))
-    return _WithGradients.apply(len(hidden), loss, gradients, hidden, table, bias)
+    return _with_gradients(loss, (d_hidden, d_table), d_bias, hidden, table, bias)
 
 
 def _bags(rows: Tensor, table: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

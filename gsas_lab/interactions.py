@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from gsas_lab.errors import InputError
-from gsas_lab.worlds import World
+from gsas_lab.worlds import WORLDS, World
 
 PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
@@ -143,10 +143,10 @@ def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> I
         if value < 1:
             raise InputError(f"{option} = {value} must be at least 1 (1 keeps everything).")
     name = str(name_or_path)
-    if name == KNOWN_TRUTH:
+    if name in WORLDS:
         if max(min_user, min_item) > 1:
-            raise InputError(f"{KNOWN_TRUTH} takes no min_user or min_item: leave them at 1.")
-        return from_world(World())
+            raise InputError(f"{name} takes no min_user or min_item: leave them at 1.")
+        return from_world(WORLDS[name], name)
     if name in (registry := _registry()):
         return _load_named(name, registry[name], min_user, min_item)
     path = Path(name).expanduser()
@@ -156,12 +156,12 @@ def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> I
     return Interactions(path.name, **_parsed(path, data, min_user, min_item))
 
 
-def from_world(world: World) -> Interactions:
+def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
     """All users of a known-truth world; its items repeat, so evaluation keeps the seen ones."""
     items = world.sample()  # (n_users, length)
     item_ids = np.arange(world.n_items + 1)
     return Interactions(
-        name=KNOWN_TRUTH,
+        name=name,
         items=items.ravel(),
         offsets=np.arange(len(items) + 1, dtype=np.int64) * items.shape[1],
         user_ids=np.arange(1, len(items) + 1),
@@ -207,7 +207,7 @@ def _registry() -> dict[str, Any]:
 
 
 def _known() -> str:
-    names = " or ".join([KNOWN_TRUTH, *_registry()])
+    names = " or ".join([*WORLDS, *_registry()])
     return names if _registry() else f"{names} (for others install from a clone: pip install -e .)"
 
 

@@ -28,6 +28,25 @@ def gbce(positive_scores: Tensor, negative_scores: Tensor, beta: float) -> Tenso
     return ((positive + negative) / (k + 1)).mean()
 
 
+def expected_gbce(
+    scores: Tensor, targets: Tensor, k: int, beta: float, collisions: bool = False
+) -> Tensor:
+    """The mean of Eq. (8) over all draws of its k negatives: Eqs. (12–16), no sampling noise left.
+
+    1/(k+1) · (β·softplus(−s⁺) + α · Σ softplus(sᵢ)), over all items but the positive with
+    α = k / (n_items − 1), or with `collisions` over all items with α = k / n_items.
+    scores (..., n_items + 1), where column 0 is padding and takes no part; targets (...,) -> scalar.
+    """
+    positive = scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    every = F.softplus(scores[..., 1:])
+    n_items = every.shape[-1]
+    if collisions:
+        negative = k / n_items * every.sum(-1)
+    else:
+        negative = k / (n_items - 1) * (every.sum(-1) - F.softplus(positive))
+    return ((beta * F.softplus(-positive) + negative) / (k + 1)).mean()
+
+
 def softmax(scores: Tensor, targets: Tensor) -> Tensor:
     """Eq. (4): −log softmax(s)_target over the whole catalogue.
 

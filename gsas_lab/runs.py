@@ -31,6 +31,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
+BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
 FORMAT = 1  # of run folders: a change that alters results counts it up
 
 
@@ -42,7 +43,9 @@ def _option(default: Any, text: str, choices: tuple = ()) -> Any:
 class Settings:
     """One experiment. The defaults are the paper's SASRec; see `recipes` for the others."""
 
-    dataset: str = _option("known-truth", "known-truth, ml-1m, beauty, video-games, or a file")
+    dataset: str = _option(
+        "known-truth", "known-truth, known-truth-small, ml-1m, beauty, video-games, or a file"
+    )
     min_user: int = _option(1, "drop users with fewer interactions")
     min_item: int = _option(1, "drop items with fewer interactions")
     split: str = _option("paper", "what is held out, see splits.py", splits.VARIANTS)
@@ -106,9 +109,17 @@ class Settings:
         """The system's name in the paper's words."""
         if self.loss == "bce":
             return "SASRec" if self.k == 1 else f"SASRec, BCE, k = {self.k}"
+        if self.loss == "expected_gbce":
+            return f"{_gsasrec(self.k, self.t)}, expected loss"
         if self.loss == "gbce":
             return "gSASRec" if (self.k, self.t) == (256, 0.75) else _gsasrec(self.k, self.t)
         return "SASRec, softmax" if self.loss == "softmax" else "SASRec, sampled softmax"
+
+    def beta(self, n_items: int) -> float:
+        """β of Eq. (27) among n_items items; 1 for the losses without one."""
+        if self.loss not in ("gbce", "expected_gbce"):
+            return 1.0
+        return float(theory.beta_from_t(self.t, theory.alpha(self.k, n_items)))
 
 
 _AT_LEAST_ONE = (
@@ -237,13 +248,13 @@ class Run:
         return examine(self.model, split.test, split.protocol.exclude_seen, loss=self.settings.loss)
 
     @property
-    def alpha_beta(self) -> tuple[float, float]:
-        """α and β of Theorem 5.1 for this run; (1, 1), no change, for the full softmax."""
-        s = self.settings
+    def fixed_point(self) -> tuple[float, float, bool]:
+        """Theorem 5.1's α, β and collisions for this run; softmax learns P itself: (1, 1, False)."""
+        s, n_items = self.settings, self.data.split.n_items
         if s.loss == "softmax":
-            return 1.0, 1.0
-        alpha = theory.alpha(s.k, self.data.split.n_items)
-        return alpha, theory.beta_from_t(s.t, alpha) if s.loss == "gbce" else 1.0
+            return 1.0, 1.0, False
+        collisions = s.sampler == "whole-catalogue"
+        return theory.alpha(s.k, n_items, 0 if collisions else 1), s.beta(n_items), collisions
 
 
 def identity(settings: Settings, data: Data) -> str:
@@ -260,10 +271,9 @@ def runs_folder() -> Path:
 def build(settings: Settings, n_items: int) -> SASRec:
     """The settings' model with fresh weights, drawn from the settings' seed."""
     bias = None
-    if settings.theory_start and settings.loss in ("bce", "gbce"):
+    if settings.theory_start and settings.loss in BERNOULLI:
         alpha = theory.alpha(settings.k, n_items)
-        beta = theory.beta_from_t(settings.t, alpha) if settings.loss == "gbce" else 1.0
-        bias = float(theory.converged_logit(1 / n_items, alpha, beta))
+        bias = float(theory.converged_logit(1 / n_items, alpha, settings.beta(n_items)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return SASRec(

@@ -15,12 +15,18 @@ Floats: TypeAlias = Any  # np.float64 where every argument is a number, otherwis
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def alpha(k: ArrayLike, n_items: ArrayLike) -> Floats:
-    """Sampling rate α = k / (n_items - 1), the share of the negatives drawn; Theorem 5.1."""
+def alpha(k: ArrayLike, n_items: ArrayLike, never_drawn: ArrayLike = 1) -> Floats:
+    """Sampling rate α = k / (n_items − never_drawn): how often an item is drawn for one positive.
+
+    never_drawn: items that cannot be negatives. 1: the positive, Theorem 5.1 and Eq. (23); 0: none,
+    draws from the whole catalogue; 1 + h: the positive and the h items of a history.
+    """
     k, n_items = np.asarray(k, float), np.asarray(n_items, float)
     if not np.all((k >= 1) & (k < n_items)):
         raise InputError(f"k must lie between 1 and n_items - 1, not k = {k} of {n_items} items.")
-    return k / (n_items - 1)
+    drawn = n_items - np.asarray(never_drawn, float)
+    _check("n_items - never_drawn", drawn, (drawn >= 1) & (drawn <= n_items), "be 1 to n_items")
+    return k / drawn
 
 
 def beta_from_t(t: ArrayLike, alpha: ArrayLike) -> Floats:
@@ -32,65 +38,130 @@ def beta_from_t(t: ArrayLike, alpha: ArrayLike) -> Floats:
     return (1 - t) + t * alpha
 
 
-def converged_probability(prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> Floats:
+def converged_probability(
+    prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
     """σ(s) = βP / (α − αP + βP), Theorem 5.1, Eq. (10).
 
     The probability that a model trained to convergence predicts for an item of true probability
-    `prior` = P(i); negatives drawn uniformly, with replacement, never the positive. Values from 0
-    to 1. β = α returns the prior, Eq. (20); β = 1 is plain BCE, Eq. (21).
+    `prior` = P(i); negatives drawn with replacement, never the positive. Values from 0 to 1.
+    β = α returns the prior, Eq. (20); β = 1 is plain BCE, Eq. (21); with α = 1 / (n_items − 1) as
+    well it is SASRec, Eq. (22).
+
+    For a proposal q that is not uniform, alpha is k·q(i), item by item. With `collisions`, where
+    the positive may be drawn as its own negative, the fixed point is βP / (α + βP).
+    Both are the minimum of `expected_loss`. A non-uniform proposal that redraws collisions has a q
+    that depends on the positive; the first form is then an approximation.
     """
     prior, alpha, beta = _share("prior", prior), _positive("alpha", alpha), _positive("beta", beta)
-    return beta * prior / (alpha * (1 - prior) + beta * prior)
+    return beta * prior / (alpha * (1.0 if collisions else 1 - prior) + beta * prior)
 
 
-def prior_from_probability(prob: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> Floats:
+def prior_from_probability(
+    prob: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
     """P(i) = αp / (β(1 − p) + αp), the exact inverse of Eq. (10).
 
-    Near p = 1 the rounding of `prob` itself costs digits, all of them in float32: there, start
-    from the score with `prior_from_logit`.
+    With `collisions` αp / (β(1 − p)), which exceeds 1 where no P could have led to p. Near p = 1
+    the rounding of `prob` itself costs digits, all of them in float32: there, start from the score
+    with `prior_from_logit`.
     """
     prob, alpha, beta = _share("prob", prob), _positive("alpha", alpha), _positive("beta", beta)
-    return alpha * prob / (beta * (1 - prob) + alpha * prob)
+    with np.errstate(divide="ignore"):
+        return alpha * prob / (beta * (1 - prob) + (0.0 if collisions else alpha * prob))
 
 
 def logit_offset(alpha: ArrayLike, beta: ArrayLike) -> Floats:
-    """log(β/α): by how much Eq. (10) raises every item's logit, whatever its prior."""
+    """log(β/α): by how much Eq. (10) raises every item's logit, whatever its prior.
+
+    With collisions it is what logit σ has over log P instead of over logit P.
+    """
     return np.log(_positive("beta", beta)) - np.log(_positive("alpha", alpha))
 
 
-def converged_logit(prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> Floats:
+def converged_logit(
+    prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
     """logit σ(s) = logit P + log(β/α): Eq. (10) as a score; −inf at P = 0, +inf at P = 1."""
     prior = _share("prior", prior)
     with np.errstate(divide="ignore"):
-        return np.log(prior) - np.log1p(-prior) + logit_offset(alpha, beta)
+        raised = np.log(prior) - (0.0 if collisions else np.log1p(-prior))
+        return raised + logit_offset(alpha, beta)
 
 
-def prior_from_logit(logit: ArrayLike, alpha: ArrayLike, beta: ArrayLike) -> Floats:
-    """P(i) = σ(logit − log(β/α)), the inverse of `converged_logit`, for any score."""
+def prior_from_logit(
+    logit: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
+    """P(i) = σ(logit − log(β/α)), the inverse of `converged_logit`, for any score.
+
+    With `collisions` e^(logit − log(β/α)), which exceeds 1 where no P could have led to the score.
+    """
     shifted = np.asarray(logit, float) - logit_offset(alpha, beta)
+    if collisions:
+        with np.errstate(over="ignore"):
+            return np.exp(shifted)
     small = np.exp(-np.abs(shifted))  # never above 1: no overflow at either end
     return np.where(shifted >= 0, 1.0, small) / (1 + small)
 
 
-def converged_probability_of_proposal(
-    prior: ArrayLike, k: ArrayLike, q: ArrayLike, beta: ArrayLike, collisions: bool
+def expected_loss(
+    score: ArrayLike,
+    prior: ArrayLike,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    collisions: bool = False,
 ) -> Floats:
-    """Theorem 5.1 for k negatives drawn from a proposal; `q` = chance that one draw is the item.
+    """E[L_i] = −(βP log σ(s) + α(1 − P) log(1 − σ(s))), Eq. (16): one item's share of gBCE, nats.
 
-    Without collisions (the positive is never drawn as its own negative)
-        σ(s) = βP / (βP + k·q·(1 − P)),   q given that another item is the positive;
-    with collisions
-        σ(s) = βP / (βP + k·q).
-    The paper's case is q = 1 / (n_items - 1) without, the public code's q = 1 / n_items with
-    collisions. Both are the minimum of the expected loss: item i is the positive with weight
-    βP, and a negative with weight k·q times the chance that it may be drawn at all.
-    A non-uniform proposal that redraws collisions has a q that depends on the positive; the first
-    form is then an approximation.
+    The item is the positive with probability P; a negative, α times on average, unless it is the
+    positive. With `collisions` it is drawn whether it is the positive or not: α in place of
+    α(1 − P). The loss of a position is the sum over items, divided by k + 1, Eq. (19).
     """
-    prior, beta = _share("prior", prior), _positive("beta", beta)
-    k, q = np.asarray(k, float), _share("q", _positive("q", q))
-    _check("k", k, k >= 1, "be 1 or more")
-    return beta * prior / (beta * prior + k * q * (1.0 if collisions else 1 - prior))
+    score, prior = np.asarray(score, float), _share("prior", prior)
+    alpha, beta = _positive("alpha", alpha), _positive("beta", beta)
+    pull, push = np.logaddexp(0, -score), np.logaddexp(0, score)
+    return beta * prior * pull + alpha * (1.0 if collisions else 1 - prior) * push
+
+
+def least_loss_score(
+    prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
+    """The score with the least `expected_loss`, Eq. (11), found by search alone, to about 1e-6.
+
+    Golden-section search over −40…40, which knows nothing of Theorem 5.1: it is here to check it.
+    """
+    prior, alpha, beta = np.broadcast_arrays(*map(np.asarray, (prior, alpha, beta)))
+    low, high = np.full(prior.shape, -40.0), np.full(prior.shape, 40.0)
+    golden = (5**0.5 - 1) / 2
+    for _ in range(90):  # each halving keeps 0.618 of the interval: 80 · 0.618⁹⁰ < 1e-16
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        falls = expected_loss(left, prior, alpha, beta, collisions) > expected_loss(
+            right, prior, alpha, beta, collisions
+        )
+        low, high = np.where(falls, left, low), np.where(falls, high, right)
+    return ((low + high) / 2)[()]
+
+
+def zipf(n_items: int, exponent: float = 1.0) -> np.ndarray:
+    """Shares proportional to rank^−exponent, most popular first, (n_items,); they sum to 1."""
+    if n_items < 1 or not 0 <= exponent < np.inf:
+        raise InputError(
+            f"n_items must be 1 or more and exponent 0 or more, not {n_items} and {exponent}."
+        )
+    shares = np.arange(1, n_items + 1) ** -float(exponent)
+    return shares / shares.sum()
+
+
+def forecast_sum(
+    prior: ArrayLike, alpha: ArrayLike, beta: ArrayLike, collisions: bool = False
+) -> Floats:
+    """Σσ(s) that Theorem 5.1 predicts for a catalogue, (..., n_items) -> (...): before training.
+
+    prior: one user's P(i), which a known-truth world gives; or the popularity shares, for a
+    *ceiling* on the mean over users: Eq. (10) is concave in P where β > α, and a user's P is more
+    peaked than the popularity that it averages to (Jensen).
+    """
+    return converged_probability(prior, alpha, beta, collisions).sum(axis=-1)
 
 
 def positive_transform(score: ArrayLike, beta: ArrayLike) -> Floats:

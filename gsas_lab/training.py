@@ -22,10 +22,10 @@ from gsas_lab import batches, fused, theory
 from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
-from gsas_lab.samplers import Sampler
+from gsas_lab.samplers import Sampler, whole_catalogue
 from gsas_lab.splits import Histories
 
-LOSSES = ("bce", "gbce", "softmax", "sampled_softmax")
+LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax")
 Objective = Callable[[SASRec, Tensor, Tensor, torch.Generator], Tensor]
 
 
@@ -67,6 +67,11 @@ def objective(loss: str, k: int, t: float, sampler: Sampler, n_items: int) -> Ob
         return lambda model, hidden, positives, _: fused.softmax(hidden, model.table, positives)
 
     beta = 1.0 if loss == "bce" else theory.beta_from_t(t, theory.alpha(k, n_items))
+    if loss == "expected_gbce":
+        collisions = sampler is whole_catalogue
+        return lambda model, hidden, positives, _: fused.expected_gbce(
+            hidden, model.table, positives, k, beta, model.bias, collisions
+        )
 
     def sampled(
         model: SASRec, hidden: Tensor, positives: Tensor, generator: torch.Generator

@@ -23,10 +23,10 @@ def test_learned_probabilities_lie_on_the_theorems_curve(name, truth):
     some, prior = truth
     run = runs.train(recipes.systems("known-truth")[name])
     learned = run.probabilities(run.scores(some))
-    distance = calibration.deviation_from_theory(prior, learned, *run.alpha_beta)
+    distance = calibration.deviation_from_theory(prior, learned, *run.fixed_point)
     assert distance["max_binned"] < TOLERANCE[name], distance
     if name == "gSASRec, t = 1":
-        assert run.alpha_beta[0] == run.alpha_beta[1], "the curve is the diagonal"
+        assert run.fixed_point[0] == run.fixed_point[1], "the curve is the diagonal"
     else:  # and the diagonal is refused: the test can tell the two apart
         assert calibration.deviation_from_theory(prior, learned, 1, 1)["max_binned"] > 0.2
 
@@ -36,7 +36,7 @@ def test_sasrec_is_overconfident_and_the_inverse_of_the_theorem_repairs_it(truth
     run = runs.train(recipes.systems("known-truth")["SASRec"])
     scores = run.scores(some)
     said = run.probabilities(scores).sum(1).mean()
-    expected = theory.converged_probability(prior, *run.alpha_beta).sum(1).mean()
-    repaired = theory.prior_from_logit(scores, *run.alpha_beta)
+    expected = theory.converged_probability(prior, *run.fixed_point).sum(1).mean()
+    repaired = theory.prior_from_logit(scores, *run.fixed_point)
     assert said > 100 and said == pytest.approx(expected, rel=0.1)
     assert repaired.sum(1).mean() == pytest.approx(1, abs=0.1)

@@ -131,6 +131,50 @@ def test_the_fused_softmax_equals_the_literal_form(monkeypatch):
     assert gradients[1][0].abs().sum() == 0, "padding takes no part"
 
 
+@pytest.mark.parametrize("collisions", [False, True])
+def test_the_expected_loss_is_the_mean_over_every_draw(collisions):
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, N_ITEMS + 1, generator=g, dtype=torch.float64) * 3
+    targets = torch.randint(1, N_ITEMS + 1, (6,), generator=g)
+    every = []
+    for row, target in zip(scores, targets, strict=True):
+        drawn = [i for i in range(1, N_ITEMS + 1) if collisions or i != target]
+        negatives = row[drawn][:, None]  # each negative alone: k = 1
+        every.append(reference.gbce(row[target].expand(len(drawn)), negatives, 0.4))
+    expected = losses.expected_gbce(scores, targets, 1, 0.4, collisions)
+    torch.testing.assert_close(expected, torch.stack(every).mean())
+    # Of k draws only the weight of the negatives and the k + 1 change.
+    positive = losses.gbce(scores.gather(1, targets[:, None])[:, 0], scores[:, :0], 0.4)
+    for k in (4, 30):
+        negative = 2 * expected - positive  # of one draw
+        torch.testing.assert_close(
+            losses.expected_gbce(scores, targets, k, 0.4, collisions),
+            (positive + k * negative) / (k + 1),
+        )
+
+
+@pytest.mark.parametrize("collisions", [False, True])
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_the_fused_expected_loss_equals_the_plain_one_and_its_gradients(
+    collisions, scale, monkeypatch
+):
+    monkeypatch.setattr(fused, "_PAIRS", 64)  # several chunks
+    hidden, table, positives, _ = case(1, scale)
+    bias = torch.tensor(-1.5)
+    value, gradients = slopes(
+        lambda h, t, b: fused.expected_gbce(h, t, positives, 16, 0.3, b, collisions),
+        hidden, table, bias,
+    )  # fmt: skip
+    truth, expected = slopes(
+        lambda h, t, b: losses.expected_gbce(h @ t.T + b, positives, 16, 0.3, collisions),
+        hidden.double(), table.double(), bias.double(),
+    )  # fmt: skip
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5)
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert (got.double() - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert gradients[1][0].abs().sum() == 0, "padding takes no part"
+
+
 def test_fused_chunks_do_not_change_the_loss(monkeypatch):
     hidden, table, positives, negatives = case(16, 0.5, torch.float64)
     whole = slopes(lambda h, t: fused.gbce(h, t, positives, negatives, 0.5), hidden, table)

@@ -80,6 +80,21 @@ def test_the_inverse_brings_back_the_prior(k, t):
     np.testing.assert_allclose(expit(logit), prob, rtol=1e-12)
 
 
+@pytest.mark.parametrize("k, t", [(1, 0.0), (16, 0.5), (256, 1.0)])
+def test_with_collisions_the_inverse_brings_back_the_prior_as_well(k, t):
+    a = theory.alpha(k, N_ML1M, never_drawn=0)
+    beta = theory.beta_from_t(t, theory.alpha(k, N_ML1M))
+    prob = theory.converged_probability(PRIORS, a, beta, collisions=True)
+    back = theory.prior_from_probability(prob, a, beta, collisions=True)
+    np.testing.assert_allclose(back, PRIORS, rtol=1e-12 + 4e-16 * float(1 + beta / a))
+    logit = theory.converged_logit(PRIORS, a, beta, collisions=True)
+    np.testing.assert_allclose(expit(logit), prob, rtol=1e-12)
+    back = theory.prior_from_logit(logit, a, beta, collisions=True)
+    np.testing.assert_allclose(back, PRIORS, rtol=1e-12)
+    # No P leads above β / (α + β): what lies there is answered with more than 1.
+    assert theory.prior_from_logit(50, a, beta, collisions=True) > 1
+
+
 def test_overconfidence_is_one_offset_for_all_scores_and_no_score_overflows():
     a = theory.alpha(1, N_ML1M)
     assert theory.logit_offset(a, 1) == pytest.approx(8.136, abs=1e-3)  # SASRec on MovieLens-1M
@@ -111,13 +126,56 @@ def test_the_minimum_of_the_expected_loss_is_the_theorem(prior, k, t, collisions
     found = minimize(
         expected_gbce, np.zeros(n), method="Powell", options={"xtol": 1e-10, "ftol": 1e-15}
     )
-    q = 1 / n if collisions else 1 / (n - 1)
-    theorem = theory.converged_probability_of_proposal(prior, k, q, beta, collisions)
+    a = theory.alpha(k, n, never_drawn=0 if collisions else 1)
+    theorem = theory.converged_probability(prior, a, beta, collisions)
     np.testing.assert_allclose(expit(found.x), theorem, atol=1e-6)
-    if not collisions:
-        np.testing.assert_allclose(
-            theorem, theory.converged_probability(prior, a, beta), rtol=1e-12
-        )
+
+
+@pytest.mark.parametrize("collisions", [False, True])
+@pytest.mark.parametrize("k, t", [(1, 0.0), (1, 1.0), (16, 0.5), (256, 0.75)])
+def test_a_search_that_knows_no_theorem_finds_it(k, t, collisions):
+    prior = np.geomspace(1e-6, 0.9, 40)
+    a = theory.alpha(k, N_ML1M, never_drawn=0 if collisions else 1)
+    beta = theory.beta_from_t(t, theory.alpha(k, N_ML1M))
+    found = theory.least_loss_score(prior, a, beta, collisions)
+    theorem = theory.converged_probability(prior, a, beta, collisions)
+    np.testing.assert_allclose(expit(found), theorem, atol=1e-6)
+    least = theory.expected_loss(found, prior, a, beta, collisions)
+    for shift in (-0.01, 0.01):  # and it is a minimum
+        assert (theory.expected_loss(found + shift, prior, a, beta, collisions) > least).all()
+
+
+def test_the_expected_loss_is_the_mean_of_sampled_losses():
+    rng, n, k, beta, s, prior = np.random.default_rng(0), 50, 4, 0.6, 0.7, 0.2
+    draws = 400_000
+    positive = rng.random(draws) < prior  # is the item the positive?
+    drawn = np.where(positive, 0, rng.binomial(k, 1 / (n - 1), draws))
+    sampled = -beta * positive * log_expit(s) - drawn * log_expit(-s)
+    expected = theory.expected_loss(s, prior, theory.alpha(k, n), beta)
+    assert abs(sampled.mean() - expected) < 4 * sampled.std() / draws**0.5
+
+
+def test_excluding_a_history_raises_the_sampling_rate_of_the_rest():
+    assert theory.alpha(5, 101) == theory.alpha(5, 101, never_drawn=1) == 0.05
+    assert theory.alpha(5, 100, never_drawn=0) == 0.05
+    assert theory.alpha(5, 101, never_drawn=51) == 0.1
+
+
+def test_the_forecast_from_popularity_is_a_ceiling_on_the_mean_over_users():
+    rng = np.random.default_rng(0)
+    prior = rng.dirichlet(np.full(100, 0.1), size=500)  # users who differ
+    a = theory.alpha(1, 100)
+    users = theory.forecast_sum(prior, a, 1.0)
+    assert users.shape == (500,)
+    ceiling = theory.forecast_sum(prior.mean(0), a, 1.0)
+    assert 1.5 * users.mean() < ceiling
+    assert theory.forecast_sum(prior[0], a, a) == pytest.approx(1)  # β = α: nothing to add
+
+
+def test_zipf_shares():
+    shares = theory.zipf(4, 1.0)
+    np.testing.assert_allclose(shares, np.array([12, 6, 4, 3]) / 25)
+    np.testing.assert_allclose(theory.zipf(5, 0.0), 0.2)
 
 
 def test_the_minimum_holds_for_a_proposal_that_is_not_uniform():
@@ -129,14 +187,15 @@ def test_the_minimum_holds_for_a_proposal_that_is_not_uniform():
     found = minimize(
         expected_gbce, np.zeros(3), method="Powell", options={"xtol": 1e-10, "ftol": 1e-15}
     )
-    theorem = theory.converged_probability_of_proposal(prior, k, q, beta, collisions=True)
+    theorem = theory.converged_probability(prior, k * q, beta, collisions=True)
     np.testing.assert_allclose(expit(found.x), theorem, atol=1e-6)
 
 
 def test_collisions_cost_what_the_public_code_loses():
     # At t = 1 and k = 1: P = 0.13 reads 0.115 and P = 0.33 reads 0.25.
     beta = theory.alpha(1, N_ML1M)
-    read = theory.converged_probability_of_proposal([0.13, 0.33], 1, 1 / N_ML1M, beta, True)
+    a = theory.alpha(1, N_ML1M, never_drawn=0)
+    read = theory.converged_probability([0.13, 0.33], a, beta, collisions=True)
     np.testing.assert_allclose(read, [0.115, 0.248], atol=5e-4)
 
 
@@ -187,8 +246,11 @@ def test_numbers_give_numbers_and_arrays_broadcast():
         (lambda: theory.prior_from_probability(2, 0.5, 1), "prob must"),
         (lambda: theory.prior_from_logit(2, 0.5, 0), "beta must be above 0"),
         (lambda: theory.positive_transform(2, np.inf), "beta must be above 0 and finite"),
-        (lambda: theory.converged_probability_of_proposal(0.5, 0, 0.1, 1, True), "k must"),
-        (lambda: theory.converged_probability_of_proposal(0.5, 1, 0.0, 1, True), "q must"),
+        (lambda: theory.alpha(1, 10, never_drawn=10), "n_items - never_drawn must be 1 to"),
+        (lambda: theory.alpha(1, 10, never_drawn=-1), "n_items - never_drawn must be 1 to"),
+        (lambda: theory.expected_loss(0, 2, 0.5, 1), "prior must"),
+        (lambda: theory.zipf(0), "n_items must be 1 or more"),
+        (lambda: theory.zipf(3, -1.0), "exponent 0 or more"),
         (lambda: theory.logits_bytes(1, 1, 1, "int3"), "dtype must be one of"),
         (lambda: theory.logits_bytes(0, 1, 1), "must be 1 or more"),
     ],
