@@ -9,7 +9,8 @@ Functions on flat arrays take either; say beside the number which it was. A tabl
 pairs in float32 takes a few seconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -177,16 +178,25 @@ def analytic(alpha: float, beta: float, collisions: bool = False) -> Recalibrati
     return lambda scores: prior_from_logit(scores, alpha, beta, collisions)
 
 
-def temperature(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
+@dataclass(frozen=True)
+class Logistic:
+    """σ(slope · s + shift)."""
+
+    slope: float
+    shift: float = 0.0
+
+    def __call__(self, scores: ArrayLike) -> np.ndarray:
+        return expit(self.slope * np.asarray(scores, float) + self.shift)
+
+
+def temperature(scores: ArrayLike, hit: ArrayLike) -> Logistic:
     """σ(s / T) with the T of least log loss on these pairs (Guo et al., 2017)."""
-    slope = _logistic(*_scored(scores, hit), shifted=False)[0]
-    return lambda new: expit(slope * np.asarray(new, float))
+    return _logistic(*_scored(scores, hit), shifted=False)
 
 
-def platt(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
+def platt(scores: ArrayLike, hit: ArrayLike) -> Logistic:
     """σ(a·s + b) with the a and b of least log loss on these pairs (Platt, 1999)."""
-    slope, shift = _logistic(*_scored(scores, hit), shifted=True)
-    return lambda new: expit(slope * np.asarray(new, float) + shift)
+    return _logistic(*_scored(scores, hit), shifted=True)
 
 
 def isotonic(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
@@ -203,6 +213,45 @@ def isotonic(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
     return lambda new: np.interp(np.asarray(new, float), s[keep], steps[keep])
 
 
+def compare(
+    recalibrations: Mapping[str, Recalibration],
+    scores: ArrayLike,
+    hit: ArrayLike,
+    candidates: ArrayLike | None = None,
+    top: int = 10,
+) -> pd.DataFrame:
+    """One row for each recalibration of the same scores: (users, n_items), one hit a user.
+
+    candidates (users, n_items): which items may be recommended; all if None. Only these count.
+    Columns: ece, brier, log_loss over all candidates; sum, the mean Σp of a user; ece_top and
+    predicted_top over the first `top` items, with observed_top beside them; moved, how many targets
+    stand at another place when p is sorted instead of s (equal values count against the target).
+    """
+    s, hits = np.asarray(scores, float), np.asarray(hit, bool)
+    if s.ndim != 2 or hits.shape != s.shape or not (hits.sum(axis=1) == 1).all():
+        raise InputError("compare needs scores (users, n_items) and one hit in each row.")
+    may = np.ones_like(hits) if candidates is None else np.asarray(candidates, bool)
+    ranked = np.where(may, s, -np.inf)
+    first = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
+    first_hits = np.take_along_axis(hits, first, axis=1)
+    rows = {}
+    for name, recalibrate in recalibrations.items():
+        prob = np.where(may, recalibrate(s), 0.0)
+        best = np.take_along_axis(prob, first, axis=1)
+        ahead = prob >= prob[hits][:, None], ranked >= s[hits][:, None]
+        rows[name] = {
+            "ece": expected_calibration_error(prob[may], hits[may]),
+            "brier": brier(prob[may], hits[may]),
+            "log_loss": log_loss(prob[may], hits[may]),
+            "sum": prob.sum(axis=1).mean(),
+            "ece_top": expected_calibration_error(best, first_hits),
+            "predicted_top": best.mean(),
+            "observed_top": first_hits.mean(),
+            "moved": int(((ahead[0] & may).sum(1) != (ahead[1] & may).sum(1)).sum()),
+        }
+    return pd.DataFrame(rows).T
+
+
 def _scored(scores: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     s, hits = np.asarray(scores, float).ravel(), np.asarray(hit, bool).ravel()
     if s.shape != hits.shape or not np.isfinite(s).all():
@@ -212,7 +261,7 @@ def _scored(scores: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return s, hits
 
 
-def _logistic(s: np.ndarray, hit: np.ndarray, shifted: bool) -> tuple[float, float]:
+def _logistic(s: np.ndarray, hit: np.ndarray, shifted: bool) -> Logistic:
     """Slope and shift of σ(slope·s + shift) with the least log loss, by damped Newton steps."""
     x = np.stack([s, np.ones_like(s)] if shifted else [s])  # (1 or 2, n)
     signed = np.where(hit, -1.0, 1.0)
@@ -232,7 +281,7 @@ def _logistic(s: np.ndarray, hit: np.ndarray, shifted: bool) -> tuple[float, flo
         if loss - new <= 1e-12 * loss:
             break
         weights, loss = weights - step, new
-    return float(weights[0]), float(weights[1]) if shifted else 0.0
+    return Logistic(*map(float, weights))
 
 
 def _pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

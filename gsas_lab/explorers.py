@@ -49,6 +49,7 @@ _CATALOGUES = {
     "ML-1M": 3_416, "Steam": 13_044, "100,000": 100_000,
     "1 million": 1_000_000, "Gowalla": 1_271_638, "10 million": 10_000_000,
 }  # fmt: skip
+WIDTH = 840  # pixels of a live figure: it fits beside JupyterLab's side bar at 1280
 _K = 256  # negatives, beside whose scores those of a full loss are shown
 
 
@@ -107,7 +108,7 @@ def user_figure(systems: Systems, users: Users, user: int, table: bool = False) 
         raise InputError(f"user must be a position from 0 to {len(users.ids) - 1}, not {user}.")
     title = f"User {users.ids[user]}, next: <b>{_title(users, users.targets[user])}</b>"
     recent = " · ".join(_title(users, item, 27) for item in users.recent[user][-4:] if item)
-    figure = _figure(title, f"last seen: {recent}", "rank of the item", "predicted probability")
+    figure = blank(title, f"last seen: {recent}", "rank of the item", "predicted probability")
     found: list[tuple[int, float]] = []
     for name, style in styles(systems).items():
         top, rank = systems[name], int(systems[name].target_rank[user])
@@ -170,7 +171,7 @@ def user_explorer(
         fit, short = {"width": "auto"}, {"width": "210px"}
         own = widgets.Text(description="its id", continuous_update=False, layout=short)
         note, table, generator = widgets.Label(), widgets.HTML(), np.random.default_rng(seed)
-        figure = _driven(draw, {"user": pick})
+        figure = driven(draw, {"user": pick})
 
         def moved(_change: Any = None) -> None:
             own.value, note.value = str(users.ids[pick.value]), ""
@@ -196,12 +197,12 @@ def user_explorer(
             box.observe(lambda change, trace=trace: trace.update(visible=change.new), "value")
         pick.value = next(iter(jumps.values()), 0)
         moved()
-        rows = [_row(pick, own, *buttons, note), _row(*boxes), figure, table]
+        rows = [row(pick, own, *buttons, note), row(*boxes), figure, table]
         return widgets.VBox(rows)
 
     def static() -> go.Figure:
         steps = {str(users.ids[user]): user for user in sample}
-        return _stepped(partial(draw, table=True), steps, "user ")
+        return stepped(partial(draw, table=True), steps, "user ")
 
     return Explorer(live, static)
 
@@ -240,7 +241,7 @@ def memory_figure(
         f"{batch:,} sequences × {length:,} positions × {n_items:,} items × {BYTES[dtype]} bytes"
     )
     product += " × 2 with gradients" if gradients else ""
-    figure = _figure(f"<b>{size(full)}</b> of scores", product, "memory (GB)", "")
+    figure = blank(f"<b>{size(full)}</b> of scores", product, "memory (GB)", "")
     rows = ["every item", f"1 positive,<br>{_K} negatives"]
     figure.add_bar(
         x=[full / 1e9, sampled / 1e9],
@@ -274,10 +275,10 @@ def memory_explorer() -> Explorer:
             "gradients": widgets.Checkbox(False, description="with gradients"),
         }
         controls["n_items"].readout_format = ",.0f"
-        return widgets.VBox([_row(*controls.values()), _driven(memory_figure, controls)])
+        return widgets.VBox([row(*controls.values()), driven(memory_figure, controls)])
 
     def static() -> go.Figure:
-        return _stepped(partial(memory_figure, 64, 200), _CATALOGUES, "items: ", "1 million")
+        return stepped(partial(memory_figure, 64, 200), _CATALOGUES, "items: ", "1 million")
 
     return Explorer(live, static)
 
@@ -298,7 +299,7 @@ def calibration_figure(curves: Tables, cutoff: int) -> go.Figure:
     points = points.reindex(columns=["precision", "predicted", "theory"])
     points = points.where(points > 0)  # a log axis has no place for 0
     story = "what the model predicts for each user's first K items, and how often it is right"
-    figure = _figure(f"<b>K = {cutoff}</b>", story, "probability, mean over users (log scale)", "")
+    figure = blank(f"<b>K = {cutoff}</b>", story, "probability, mean over users (log scale)", "")
     ends = points[["precision", "predicted"]].assign(gap=np.nan).to_numpy()
     bar = {"color": "#D5D5D5", "width": 8}
     y = np.repeat(points.index, 3)
@@ -338,10 +339,10 @@ def calibration_explorer(
 
     def live() -> widgets.Widget:
         slider = widgets.SelectionSlider(options=shared, description="cutoff K")
-        return widgets.VBox([slider, _driven(draw, {"cutoff": slider})])
+        return widgets.VBox([slider, driven(draw, {"cutoff": slider})])
 
     def static() -> go.Figure:
-        return _stepped(draw, {str(k): k for k in cutoffs if k in shared}, "cutoff K = ")
+        return stepped(draw, {str(k): k for k in cutoffs if k in shared}, "cutoff K = ")
 
     return Explorer(live, static)
 
@@ -349,28 +350,33 @@ def calibration_explorer(
 # What every explorer shares
 
 
-def _figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
+def blank(title: str, subtitle: str, x: str, y: str) -> go.Figure:
+    """An empty figure in the look of all explorers, with the names of its axes."""
     # Not plotly's own subtitle: inside JupyterLab it is drawn over the title.
     head = f'{title}<br><span style="font-size:14px">{subtitle}</span>'
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
     return go.Figure(layout={"template": _LOOK, "title": {"text": head}, "height": 430, **axes})
 
 
-def _row(*controls: widgets.Widget) -> widgets.HBox:
+def row(*controls: widgets.Widget) -> widgets.HBox:
+    """Controls side by side, in more lines where the page is narrow."""
     return widgets.HBox(controls, layout={"flex_flow": "row wrap"})
 
 
-def _moving(figure: go.Figure) -> dict[str, Any]:
+def _moving(figure: go.Figure) -> dict[str, dict[str, Any]]:
     """What of the layout may change from one value to the next."""
     layout = figure.layout.to_plotly_json()
-    return {"title.text": layout["title"]["text"], "xaxis.range": layout["xaxis"].get("range")}
+    axes = [axis for axis in ("xaxis", "xaxis2") if layout.get(axis, {}).get("range")]
+    ranges = {axis: {"range": layout[axis]["range"]} for axis in axes}
+    return {"title": {"text": layout["title"]["text"]}, **ranges}
 
 
-def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.FigureWidget:
-    """`draw` of the controls' values as a widget; x, y, text, name, title and x-range may move.
+def driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.FigureWidget:
+    """`draw` of the controls' values as a widget; x, y, z, text, name, title and ranges may move.
 
-    Each move is one message, so nothing flickers. It holds every trace's value, changed or not:
-    `batch_update` sends only what changed, and the browser then drops the rest (plotly 7.1).
+    Each move is one message (two where a map changes), so nothing flickers. It holds every trace's
+    value, changed or not: `batch_update` sends only what changed, and the browser then drops the
+    rest (plotly 7.1).
     """
 
     def drawn() -> go.Figure:
@@ -378,18 +384,27 @@ def _driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.F
 
     def moved(_change: Any) -> None:
         fresh = drawn()
+        maps = [place for place, trace in enumerate(fresh.data) if trace.type == "heatmap"]
+        for place in maps:
+            if not np.array_equal(fresh.data[place].z, figure.data[place].z):
+                figure.plotly_restyle({"z": [fresh.data[place].z]}, [place])
         parts = ("x", "y", "text", "name")
         traces = {part: [trace[part] for trace in fresh.data] for part in parts}
-        figure.plotly_update(traces, _moving(fresh))
+        layout = {
+            f"{part}.{name}": value
+            for part, changes in _moving(fresh).items()
+            for name, value in changes.items()
+        }
+        figure.plotly_update(traces, layout)
 
     figure = go.FigureWidget(drawn())
-    figure.update_layout(width=840, legend={"itemclick": False, "itemdoubleclick": False})
+    figure.update_layout(width=WIDTH, legend={"itemclick": False, "itemdoubleclick": False})
     for control in controls.values():
         control.observe(moved, "value")
     return figure
 
 
-def _stepped(
+def stepped(
     draw: Callable[[Any], go.Figure], steps: Mapping[str, Any], prefix: str, start: str = ""
 ) -> go.Figure:
     """`draw` of each value as a frame, and a slider over their labels; works without a kernel."""
@@ -439,7 +454,7 @@ class LiveTraining:
             return
         x, y = [row["epoch"] for row in history], [row["ndcg@10"] for row in history]
         if self.shown is None:
-            drawn = _figure("Training", "validation users", "epoch", "NDCG@10")
+            drawn = blank("Training", "validation users", "epoch", "NDCG@10")
             drawn.add_scatter(mode="lines+markers", line={"color": BLUE})
             self.shown = go.FigureWidget(drawn.update_xaxes(range=[0, self.epochs + 0.5]))
             display(self.shown)

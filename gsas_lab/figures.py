@@ -37,6 +37,11 @@ _FIXED = {
     "Popularity": Style("#999999", "X"),
     "Theorem 5.1": Style("#000000", "", "--"),
     "truth": Style("#000000", "*"),
+    "raw σ(s)": Style("#D55E00", "o"),
+    "analytic": Style("#009E73", "^"),
+    "temperature": Style("#E69F00", "s"),
+    "Platt": Style("#0072B2", "D"),
+    "isotonic": Style("#CC79A7", "v"),
 }
 _OTHERS = (Style("#56B4E9", "P"), Style("#8C7B00", "h"), Style("#5B3A8C", "p", "-."))
 BLUE, GREY = "#0072B2", "#666666"  # data without a system; references: the diagonal, a limit

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gsas_lab import runs, theory
+from gsas_lab import calibration, runs, theory
 from gsas_lab.baselines import Popularity
 from gsas_lab.runs import Settings
 from gsas_lab.worlds import WORLDS
@@ -107,6 +107,13 @@ def proofs() -> dict[str, Settings]:
     }
 
 
+def slow_start() -> dict[str, Settings]:
+    """gBCE with and without the output bias that Theorem 5.1 gives, for notebook 02."""
+    start = quick(gsasrec(64), "known-truth")
+    start = replace(start, d=32, epochs=4, patience=4)
+    return {"bias from theory": start, "no bias": replace(start, theory_start=False)}
+
+
 def summary(dataset: str) -> pd.DataFrame:
     """One row a system, trained now if it was not before; the floor first. Test users.
 
@@ -138,6 +145,54 @@ def summary(dataset: str) -> pd.DataFrame:
     return table.astype(object).where(table.notna(), "")
 
 
+def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
+    """What can be made of a run's scores: as they are, Theorem 5.1 inverted, and three fits.
+
+    The fits see the validation users' scores of the items that may be recommended.
+    """
+    split = run.data.split
+    scores, hit = run.scores(split.validation), split.validation.hits(split.n_items)
+    may = split.validation.candidates(split.n_items, split.protocol.exclude_seen)
+    pairs = scores[may], hit[may]
+    return {
+        "raw σ(s)": calibration.analytic(1.0, 1.0),  # an offset of 0
+        "analytic": calibration.analytic(*run.fixed_point),
+        "temperature": calibration.temperature(*pairs),
+        "Platt": calibration.platt(*pairs),
+        "isotonic": calibration.isotonic(*pairs),
+    }
+
+
+def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
+    """`calibration.compare` of the above on the first test users."""
+    split = run.data.split
+    test = split.test.subset(range(min(users, len(split.test.users))))
+    return calibration.compare(
+        recalibrations(run),
+        run.scores(test),
+        test.hits(split.n_items),
+        test.candidates(split.n_items, split.protocol.exclude_seen),
+    )
+
+
+def proof(users: int = 2000) -> pd.DataFrame:
+    """Learned σ(s) against Theorem 5.1 over the true P, one row for each of `proofs`. Test users.
+
+    `calibration.deviation_from_theory`, and Σσ(s) of a user: as learned and as the theorem says.
+    """
+    rows = {}
+    for name, settings in proofs().items():
+        run = runs.train(settings)
+        test = run.data.split.test.subset(range(users))
+        prior = runs.true_probabilities(run.data, test)
+        learned = run.probabilities(run.scores(test))
+        rows[name] = calibration.deviation_from_theory(prior, learned, *run.fixed_point) | {
+            "Σσ learned": learned.sum(axis=1).mean(),
+            "Σσ by theorem": theory.forecast_sum(prior, *run.fixed_point).mean(),
+        }
+    return pd.DataFrame(rows).T
+
+
 def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     """Mean ΣP of the first test users when Theorem 5.1 is inverted on the scores; 1 if it holds."""
     test = run.data.split.test
@@ -147,15 +202,21 @@ def recovered_sum(run: runs.Run, users: int = 2000) -> float:
 
 
 def write_evidence(dataset: str, folder: Path) -> Path:
-    """The summary table and, for each of its runs, settings, environment, protocol, metrics, history.
+    """Tables and, for each of their runs, settings, environment, protocol, metrics and history.
 
-    Two small files, summary.csv and evidence.json, in folder/<data set>; returns that folder.
+    Small files in folder/<data set>, which is returned: summary.csv, recalibration.csv, in the
+    known-truth world proof.csv, and evidence.json.
     """
     folder = folder / Path(dataset).stem
     folder.mkdir(parents=True, exist_ok=True)
     summary(dataset).to_csv(folder / "summary.csv", index_label="system")
-    record = {}
-    for name, settings in systems(dataset).items():
+    sasrec = runs.train(systems(dataset)["SASRec"])
+    recalibration(sasrec).round(8).to_csv(folder / "recalibration.csv", index_label="SASRec")
+    record, told = {}, systems(dataset)
+    if dataset in WORLDS:
+        proof().round(6).to_csv(folder / "proof.csv", index_label="run")
+        told |= {f"proof: {name}": settings for name, settings in proofs().items()}
+    for name, settings in told.items():
         run = runs.train(settings)
         parts = ("settings", "environment", "protocol", "metrics")
         record[name] = {

@@ -50,6 +50,18 @@ class Holdout:
             self.users[rows], _cut(self.histories.items, starts, lengths), self.targets[rows]
         )
 
+    def hits(self, n_items: int) -> np.ndarray:
+        """(n, n_items): True where the target is; column i − 1 is item i."""
+        return np.arange(1, n_items + 1) == self.targets[:, None]
+
+    def candidates(self, n_items: int, exclude_seen: bool) -> np.ndarray:
+        """(n, n_items): what may be recommended; without the history's items, but for the target."""
+        may = np.ones((len(self.users), n_items), bool)
+        if exclude_seen:
+            rows = np.repeat(np.arange(len(self.users)), self.histories.lengths)
+            may[rows, self.histories.items - 1] = False
+        return may | self.hits(n_items)
+
 
 @dataclass(frozen=True)
 class Protocol:
