@@ -1,5 +1,7 @@
 # make run    executes the notebooks: DATASET=known-truth (default), ml-1m, beauty, … or a file
 # make lab    opens them in JupyterLab
+# make site   the same as pages for readers without a kernel, with every explorer: outputs/site
+# make exercises   notebooks/exercises from notebooks/solutions
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
 DATASET ?= known-truth
@@ -13,7 +15,7 @@ export GSAS_LAB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: run lab test check
+.PHONY: run lab site exercises test check
 
 run: $(READY)
 	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
@@ -22,6 +24,12 @@ lab: $(READY)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
+site: $(READY)
+	@$(BIN)/python -m gsas_lab site --dataset "$(DATASET)"
+
+exercises: $(READY)
+	@$(BIN)/python -m gsas_lab exercises
+
 test: $(READY)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
@@ -29,7 +37,7 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb notebooks/*/*.ipynb
 
 # The file's time says which versions are installed, so a second run installs nothing.
 $(READY): pyproject.toml constraints.txt

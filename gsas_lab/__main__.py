@@ -1,7 +1,9 @@
 """The command line: `python -m gsas_lab train --help` explains every setting."""
 
 import argparse
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from gsas_lab import interactions, recipes, runs
 from gsas_lab.errors import InputError
 
 NOTEBOOKS = runs.ROOT / "notebooks"
+DOCS = runs.ROOT / "docs"
 RECIPES = {
     "sasrec": recipes.sasrec,
     "sasrec-sampled-softmax": recipes.sasrec_sampled_softmax,
@@ -53,21 +56,71 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = runs.ROOT / "outputs" / f"{Path(arguments.dataset).stem}-{stamp}"
+    _publish(
+        arguments.dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter))
+    )
+
+
+def _site(arguments: argparse.Namespace) -> None:
+    dataset = arguments.dataset
+
+    def gallery(folder: Path) -> dict[str, str]:
+        from gsas_lab import publish, theory_explorers
+
+        story = (
+            "Everything that can be dragged, by slider and without a kernel. Live, in notebooks "
+        )
+        story += "00, 01, 02 and 04, there are more sliders."
+        figures = theory_explorers.gallery(recipes.systems(dataset))
+        name = publish.write_gallery(figures, folder / "explorers.html", "Explorers", story)
+        return {name: "explorers.html"}
+
+    _publish(dataset, arguments.output, {}, gallery)
+
+
+def _publish(
+    dataset: str,
+    folder: Path,
+    given: dict[str, Any],
+    more: Callable[[Path], dict[str, str]] = lambda _: {},
+) -> None:
+    """The notebooks' pages with those of docs/, the exercises, and what more(folder) adds."""
     from gsas_lab import publish
 
-    dataset = arguments.dataset
+    def beside(partial: Path) -> dict[str, str]:
+        pages = more(partial)
+        for source in sorted(DOCS.glob("*.md")):
+            pages[publish.write_document(source, partial / f"{source.stem}.html")] = (
+                f"{source.stem}.html"
+            )
+        for file in [*NOTEBOOKS.glob("[es]*/*.ipynb"), *DOCS.glob("*.png")]:
+            name = f"{file.parent.name}_{file.name}" if file.suffix == ".ipynb" else file.name
+            shutil.copy(file, partial / name)
+        return pages
+
     runs.load_data(runs.Settings(dataset=dataset))  # refuse a bad data set before anything starts
-    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = arguments.output or runs.ROOT / "outputs" / f"{Path(dataset).stem}-{stamp}"
     chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not chosen:
         raise InputError(f"{NOTEBOOKS} holds no notebooks: run from the project's checkout.")
     protocol = runs.load_data(runs.Settings(dataset=dataset)).split.protocol
-    parameters = {"dataset": dataset} | dict(map(_parameter, arguments.parameter))
     index = publish.execute_all(
-        chosen, folder, parameters, lambda: recipes.summary(dataset), str(protocol)
+        chosen,
+        folder,
+        {"dataset": dataset} | given,
+        lambda: recipes.summary(dataset),
+        str(protocol),
+        beside,
     )
     print(f"\n{recipes.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
+
+
+def _exercises(_arguments: argparse.Namespace) -> None:
+    from gsas_lab import exercises
+
+    for path in exercises.write(NOTEBOOKS):
+        print(path)
 
 
 def _evidence(arguments: argparse.Namespace) -> None:
@@ -120,6 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         help="a parameter for every notebook that declares it",
     )  # fmt: skip
     notebooks.set_defaults(command=_notebooks)
+
+    site = commands.add_parser("site", help="pages for readers without a kernel: outputs/site")
+    site.add_argument("--dataset", default="known-truth")
+    site.add_argument("--output", type=Path, default=runs.ROOT / "outputs" / "site")
+    site.set_defaults(command=_site)
+
+    exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
+    exercises.set_defaults(command=_exercises)
 
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")
     evidence.add_argument("--dataset", default="known-truth")

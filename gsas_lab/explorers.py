@@ -385,9 +385,8 @@ def driven(draw: Callable[..., go.Figure], controls: Mapping[str, Any]) -> go.Fi
     def moved(_change: Any) -> None:
         fresh = drawn()
         maps = [place for place, trace in enumerate(fresh.data) if trace.type == "heatmap"]
-        for place in maps:
-            if not np.array_equal(fresh.data[place].z, figure.data[place].z):
-                figure.plotly_restyle({"z": [fresh.data[place].z]}, [place])
+        if any(not np.array_equal(fresh.data[p].z, figure.data[p].z) for p in maps):
+            figure.plotly_restyle({"z": [fresh.data[place].z for place in maps]}, maps)
         parts = ("x", "y", "text", "name")
         traces = {part: [trace[part] for trace in fresh.data] for part in parts}
         layout = {

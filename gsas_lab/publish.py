@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
@@ -42,6 +43,7 @@ CLAIM = re.compile(  # "**Claim.** …" up to the next empty line
     r"^(?:> *)?\*\*[^*\n]*\bclaim\b[^*\n]*\*\*[:.]?\s*(.+?)(?:\n\s*\n|\Z)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
+_CONTENTS = '<nav class="top"><span></span><span><a href="index.html">Contents</a></span></nav>'
 STYLE = Path(__file__).with_suffix(".css")
 
 
@@ -51,11 +53,13 @@ def execute_all(
     parameters: dict[str, Any],
     summary: Callable[[], pd.DataFrame] | None = None,
     note: str = "",
+    beside: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
     """Execute notebooks in order; leave them, their pages and index.html in folder.
 
-    Each notebook gets those of the parameters that it declares. summary() is called after the last
-    notebook: a table for the index; note: a line below it. Returns the index's path.
+    Each notebook gets those of the parameters that it declares. After the last notebook summary()
+    gives a table for the index and beside(folder) writes further files there: it returns the pages
+    among them, title -> file name. note: a line below the table. Returns the index's path.
 
     All is made in <folder>.partial and moved at the end, so that folder is never half-written.
 
@@ -75,7 +79,8 @@ def execute_all(
     made = [partial / notebook.name for notebook in notebooks]
     for notebook in made:
         render(notebook, notebook.with_suffix(".html"), made)
-    write_index(made, summary() if summary else None, note)
+    others = beside(partial) if beside else {}
+    write_index(made, summary() if summary else None, note, others)
     folder.mkdir(exist_ok=True)
     for file in sorted(partial.iterdir(), key=lambda file: file.name == "index.html"):
         file.replace(folder / file.name)
@@ -178,10 +183,33 @@ def render(notebook: Path, page: Path, siblings: Sequence[Path] = ()) -> None:
     _write(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
 
 
+def write_document(source: Path, page: Path) -> str:
+    """A Markdown file -> one HTML page; its first heading is returned."""
+    text = source.read_text(encoding="utf-8")
+    heading = re.findall(r"^# +(.+)$", text, re.MULTILINE)[0].strip()
+    _write(page, heading, f"{_CONTENTS}<main>{_markdown(text)}</main>")
+    return heading
+
+
+def write_gallery(figures: Mapping[str, Figure], page: Path, heading: str, story: str) -> str:
+    """Plotly figures below each other on one page, by heading; the page's heading is returned."""
+    parts = [f"<h1>{html.escape(heading)}</h1>{_markdown(story)}"]
+    for place, (name, figure) in enumerate(figures.items()):
+        parts.append(f"<h2>{html.escape(name)}</h2>{_plot(figure.to_dict(), f'plot-{place}')}")
+    _write(page, heading, f"{_CONTENTS}<main>{''.join(parts)}</main>")
+    return heading
+
+
 def write_index(
-    notebooks: Sequence[Path], summary: pd.DataFrame | None = None, note: str = ""
+    notebooks: Sequence[Path],
+    summary: pd.DataFrame | None = None,
+    note: str = "",
+    others: Mapping[str, str] | None = None,
 ) -> Path:
-    """index.html beside executed notebooks: their titles, claims and run times, and the table."""
+    """index.html beside executed notebooks: their titles, claims and run times, and the table.
+
+    others: further pages in the folder, title -> file name.
+    """
     folder = notebooks[0].parent
     entries = []
     for notebook in notebooks:
@@ -191,6 +219,9 @@ def write_index(
             f"{_markdown(claim(book))}"
             f'<p class="facts">{_facts(book)} · <a href="{notebook.name}">notebook</a></p></li>'
         )
+    links = " · ".join(
+        f'<a href="{file}">{html.escape(name)}</a>' for name, file in (others or {}).items()
+    )
     table = "" if summary is None else f'<div class="table">{summary.to_html(border=0)}</div>'
     packages = ("torch", "numpy", "pandas", "scipy", "plotly")
     versions = " · ".join(f"{package} {version(package)}" for package in packages)
@@ -200,7 +231,7 @@ def write_index(
         f"gsas-lab: {name}",
         f'<p class="facts">{html.escape(name)}</p><main><h1>gsas-lab</h1><p>See, understand and '
         "cure the overconfidence of recommenders trained with negative sampling.</p>"
-        f'<ol class="pages">{"".join(entries)}</ol>{table}'
+        f'<ol class="pages">{"".join(entries)}</ol><p>{links}</p>{table}'
         f'<p class="facts">{html.escape(note)}</p></main>'
         f'<p class="facts">gsas-lab {__version__} · {versions} · Python {platform.python_version()} · '
         f"{platform.system()} {platform.machine()}</p>",
@@ -235,7 +266,21 @@ class _Renderer(IPythonRenderer):
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^([^:#?]+)\.ipynb(?=#|$)", r"\1.html", url), title)
+        return super().link(text, _flat(url), title)
+
+
+def _flat(url: str) -> str:
+    """A link inside the project -> where its target stands beside the page: all in one folder.
+
+    Exercises and solutions stay notebooks, `exercises_…`: a page would be of no use.
+    """
+    file, mark, anchor = url.partition("#")
+    path = Path(file)
+    if ":" in file or path.suffix not in (".ipynb", ".md"):
+        return url
+    if path.parent.name in ("exercises", "solutions"):
+        return f"{path.parent.name}_{path.name}"
+    return f"{path.stem}.html{mark}{anchor}"
 
 
 def _mathml(formula: str, display: str) -> str:
@@ -271,22 +316,25 @@ def _shown(output: NotebookNode, name: str) -> NotebookNode | None:
         return output if output.name == "stdout" else None  # stderr holds progress bars
     data = output.get("data", {})
     if PLOT in data:
-        figure = {part: data[PLOT].get(part) for part in ("data", "layout", "frames")}
-        plot = plotly.io.to_html(
-            figure,
-            {"displaylogo": False},
-            auto_play=False,
-            include_plotlyjs=False,
-            full_html=False,
-            validate=False,
-            div_id=name,
-        )
-        output.data = NotebookNode({"text/html": _offline(plot)})
+        output.data = NotebookNode({"text/html": _plot(data[PLOT], name)})
     elif WIDGET in data:
         return None
     elif "text/html" in data:
         data["text/html"] = _offline(data["text/html"])
     return output
+
+
+def _plot(figure: Mapping[str, Any], name: str) -> str:
+    plot = plotly.io.to_html(
+        {part: figure.get(part) for part in ("data", "layout", "frames")},
+        {"displaylogo": False},
+        auto_play=False,
+        include_plotlyjs=False,
+        full_html=False,
+        validate=False,
+        div_id=name,
+    )
+    return _offline(plot)
 
 
 def _offline(text: str) -> str:

@@ -4,6 +4,7 @@ Every number comes from `theory.py`; nothing here is trained or measured. α and
 of Eqs. (23, 27): α = k / (n_items − 1), β = 1 − t(1 − α).
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,11 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
-from gsas_lab import theory
+from gsas_lab import explorers, runs, theory
+from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.explorers import Explorer, blank, driven, row, stepped
 from gsas_lab.figures import GREY, size, styles
+from gsas_lab.runs import Settings
 
 ML1M = 3_416  # items of MovieLens-1M, the paper's smallest catalogue
 PAPER_SUM = 338.03  # Σp of the paper's SASRec for user 963, Figure 1
@@ -84,7 +87,7 @@ def sigmoid_explorer() -> Explorer:
 
     def static() -> go.Figure:
         steps = {f"{beta:g}": beta for beta in (1, 0.75, 0.5, 0.25, 0.1, 0.03, 0.01)}
-        return stepped(partial(sigmoid_figure, score=1.0), steps, "β = ", "0.25")
+        return stepped(partial(sigmoid_figure, score=-1.4), steps, "β = ", "0.25")
 
     return Explorer(live, static)
 
@@ -181,7 +184,7 @@ def catalogue_figure(
     figure.add_bar(
         x=values,
         y=rows,
-        text=[f"{value:,.4g}" for value in values],
+        text=[_short(value) for value in values],
         orientation="h",
         xaxis="x2",
         yaxis="y2",
@@ -195,7 +198,7 @@ def catalogue_figure(
     figure.data[-1].x = [value - 0.5 for value in values]
     figure.update_layout(
         title_text=_head(
-            f"Σp = <b>{yours:,.4g}</b>, SASRec's {sasrec:,.4g}",
+            f"Σp = <b>{_short(yours)}</b>, SASRec's {_short(sasrec)}",
             f"{n_items:,} items; P of the first item {prior[0]:.3f}; exactly one item comes next",
         ),
         xaxis={"type": "log", "range": [0, np.log10(n_items)], "dtick": 1, "tickformat": ","},
@@ -207,21 +210,21 @@ def catalogue_figure(
 
 
 def catalogue_explorer(n_items: int = ML1M) -> Explorer:
-    """`catalogue_figure` with k, t, |I| and the exponent; statically, a slider over (k, t)."""
+    """`catalogue_figure` with k, t, |I| and the exponent; statically, (k, t) on two catalogues."""
 
     def live() -> widgets.Widget:
         controls = {
             "k": _k_slider(1),
             "t": _t_slider(0.0),
             "n_items": _items_slider(n_items),
-            "exponent": widgets.FloatSlider(
-                PEAKED, min=0, max=2, step=0.01, description="exponent"
-            ),
+            "exponent": widgets.FloatSlider(1.0, min=0, max=2, step=0.01, description="exponent"),
         }
         return widgets.VBox([row(*controls.values()), driven(catalogue_figure, controls)])
 
     def static() -> go.Figure:
-        return stepped(partial(_of_pair, catalogue_figure, n_items=n_items), _PAIRS, "")
+        million = {"k = 1, t = 0, a million items": (1, 0.0, 1e6)}
+        million["k = 256, t = 0.75, a million items"] = (256, 0.75, 1e6)
+        return stepped(partial(_of_pair, catalogue_figure), _PAIRS | million, "")
 
     return Explorer(live, static)
 
@@ -244,7 +247,7 @@ def map_figure(
     cost = theory.logits_bytes(128, 200, k + 1)
     full = theory.logits_bytes(128, 200, n_items)
     figure = _two(
-        f"k = {k:,}, t = {t:g}: β = <b>{beta:.3g}</b>, Σp = <b>{own:,.4g}</b>",
+        f"k = {k:,}, t = {t:g}: β = <b>{beta:.3g}</b>, Σp = <b>{_short(own)}</b>",
         f"α = {alpha:.3g}; {k + 1:,} scores a position, {size(cost)} of scores a batch: "
         f"{cost / full:.2%} of a full loss's {size(full)}",
         ("negatives k (log scale)", "calibration t"),
@@ -349,23 +352,54 @@ def collisions_figure(
     )
 
 
-def collisions_explorer(n_items: int = ML1M) -> Explorer:
-    """`collisions_figure` with k, t, |I| and the history's length; statically, over (k, t)."""
+def collisions_explorer(n_items: int = ML1M, history: int = 165) -> Explorer:
+    """`collisions_figure` with k, t, |I| and the history's length; statically, over (k, t).
+
+    history: distinct items of a user; MovieLens-1M's mean is 165.
+    """
 
     def live() -> widgets.Widget:
         controls = {
             "k": _k_slider(256),
             "t": _t_slider(1.0),
             "n_items": _items_slider(n_items),
-            "history": widgets.IntSlider(165, 0, 2000, 5, description="history"),
+            "history": widgets.IntSlider(history, 0, 2000, 1, description="history"),
         }
         return widgets.VBox([row(*controls.values()), driven(collisions_figure, controls)])
 
     def static() -> go.Figure:
-        draw = partial(_of_pair, collisions_figure, n_items=n_items)
+        draw = partial(_of_pair, collisions_figure, n_items=n_items, history=history)
         return stepped(draw, _PAIRS, "", "k = 256, t = 1")
 
     return Explorer(live, static)
+
+
+def gallery(systems: Mapping[str, Settings]) -> dict[str, go.Figure]:
+    """Every explorer's static form, by heading: these five, and those of notebooks 00, 01 and 04.
+
+    systems: settings by name, trained now if they were not before.
+    """
+    trained = {name: runs.train(settings) for name, settings in systems.items()}
+    data = next(iter(trained.values())).data
+    shown, users = explorers.from_outcomes(data, {n: run.outcome for n, run in trained.items()})
+    curves = {
+        name: precision_vs_predicted(run.outcome.prob, run.outcome.ranks, *run.fixed_point)
+        for name, run in trained.items()
+        if run.settings.loss in runs.BERNOULLI
+    }
+    every = {
+        "One score, one loss": sigmoid_explorer(),
+        "Theorem 5.1": prior_explorer(),
+        "A whole catalogue": catalogue_explorer(),
+        "Which k, which t?": map_explorer(),
+        "May a negative be the positive?": collisions_explorer(),
+        f"Any user ({data.interactions.name})": explorers.user_explorer(shown, users),
+        f"Precision against prediction ({data.interactions.name})": (
+            explorers.calibration_explorer(curves)
+        ),
+        "The memory of a full loss": explorers.memory_explorer(),
+    }
+    return {heading: explorer.static() for heading, explorer in every.items()}
 
 
 # What the five share
@@ -381,7 +415,7 @@ def _served(k: int, n_items: float) -> int:
     return int(min(k, round(n_items) - 1))
 
 
-def _of_pair(draw: Any, pair: tuple[int, float], **others: Any) -> go.Figure:
+def _of_pair(draw: Any, pair: tuple[float, ...], **others: Any) -> go.Figure:
     return draw(*pair, **others)
 
 
@@ -401,6 +435,10 @@ def _thinned(n_items: int, exponent: float) -> tuple[np.ndarray, np.ndarray, np.
         rank, count = first, np.ones_like(first)
     weight = rank**-exponent
     return weight / (weight @ count), count, rank
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _k_slider(k: int) -> widgets.Widget:
