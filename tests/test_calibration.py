@@ -325,3 +325,24 @@ def test_a_fit_needs_hits_misses_and_finite_scores(fit):
         fit([1.0, np.inf], [True, False])
     with pytest.raises(InputError, match="finite"):
         fit([1.0, 2.0, 3.0], [True, False])
+
+
+def test_compare_counts_candidates_only_and_sees_a_moved_target():
+    scores = np.array([[3.0, 2.0, 1.0, 9.0], [1.0, 2.0, 3.0, 9.0]])
+    hit = np.array([[True, False, False, False], [False, True, False, False]])
+    may = np.array([[True, True, True, False], [True, True, True, True]])
+    cures = {
+        "raw": expit,
+        "backwards": lambda s: expit(-s),
+        "flat": lambda s: np.full(s.shape, 0.5),
+    }
+    table = calibration.compare(cures, scores, hit, may, top=1)
+    prob = expit(scores)
+    assert table.loc["raw", "sum"] == pytest.approx((prob[0, :3].sum() + prob[1].sum()) / 2)
+    assert table.loc["raw", "brier"] == pytest.approx(calibration.brier(prob[may], hit[may]))
+    assert table.loc["raw", "predicted_top"] == pytest.approx((expit(3.0) + expit(9.0)) / 2)
+    assert table.loc["raw", "observed_top"] == 0.5
+    # Row 0: first of three. Row 1: third of four; the other way round it is second.
+    assert table["moved"].tolist() == [0, 2, 2]
+    with pytest.raises(InputError, match="one hit in each row"):
+        calibration.compare(cures, scores, ~hit)

@@ -93,7 +93,11 @@ def test_the_makefile_asks_for_the_same_python_and_extras():
 def test_the_library_needs_only_its_core_dependencies():
     modules = [Requirement(line).name.replace("-", "_") for e in EXTRAS.values() for line in e]
     library = [path.stem for path in (ROOT / "gsas_lab").glob("*.py")]
-    light = [m for m in library if m not in ("figures", "explorers", "publish", "__main__")]
+    light = [
+        m
+        for m in library
+        if m not in ("figures", "explorers", "theory_explorers", "publish", "__main__")
+    ]
     _python_without(modules, "; ".join(f"import gsas_lab.{module}" for module in light))
 
 

@@ -1,4 +1,4 @@
-"""The claim of notebook 04, asserted: trained models lie on Theorem 5.1's curve over the true P.
+"""The claims of notebooks 02 and 04, asserted: trained models lie on Theorem 5.1's curve.
 
 The runs are those of the notebooks, so that whoever comes first trains them for both.
 """
@@ -40,3 +40,45 @@ def test_sasrec_is_overconfident_and_the_inverse_of_the_theorem_repairs_it(truth
     repaired = theory.prior_from_logit(scores, *run.fixed_point)
     assert said > 100 and said == pytest.approx(expected, rel=0.1)
     assert repaired.sum(1).mean() == pytest.approx(1, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def proof():
+    return recipes.proof()
+
+
+def test_in_the_small_world_every_learned_probability_follows_the_theorem(proof):
+    assert len(proof) == 6
+    assert (proof["r2"] > 0.99).all(), proof["r2"]
+    assert (proof["max_item"] < 0.03).all(), proof["max_item"]
+    assert (proof["max_binned"] < 0.04).all(), proof["max_binned"]
+    np.testing.assert_allclose(proof["Σσ learned"], proof["Σσ by theorem"], rtol=0.03)
+
+
+def test_the_collision_rules_are_told_apart_by_what_is_learned(proof):
+    # With collisions t = 1 reads less than P: 0.923 in all, where the other rule gives 1.
+    for name, other in (("k = 16, t = 1", 0.9232), ("k = 16, t = 1, collisions", 1.0)):
+        assert abs(proof.loc[name, "Σσ learned"] - other) > 0.05
+
+
+def test_without_sampling_noise_the_overconfidence_is_the_same(proof):
+    sums = proof["Σσ learned"]
+    assert sums["k = 1, expected loss"] == pytest.approx(sums["SASRec"], rel=0.03)
+    assert sums["SASRec"] > 40
+
+
+def test_the_bias_from_theory_spares_gbce_its_plateau():
+    with_bias, without = (
+        runs.train(settings).history["ndcg@10"].to_numpy()
+        for settings in recipes.slow_start().values()
+    )
+    assert with_bias[0] > 1.3 * without[-1]  # one pass against four
+
+
+def test_recalibration_cures_and_moves_no_target(truth):
+    table = recipes.recalibration(runs.train(recipes.systems("known-truth")["SASRec"]))
+    assert table.loc["analytic", "ece"] < table.loc["raw σ(s)", "ece"] / 10
+    assert table.loc["temperature", "ece"] > table.loc["raw σ(s)", "ece"] / 2  # no cure
+    assert table.loc["analytic", "log_loss"] < table.loc["raw σ(s)", "log_loss"] / 10
+    assert (table.loc[["analytic", "temperature", "Platt"], "moved"] == 0).all()
+    assert table.loc["isotonic", "moved"] > 0  # it makes scores equal

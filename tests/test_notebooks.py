@@ -15,7 +15,10 @@ from gsas_lab import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-EXPECTED = {"00_start_here", "01_overconfidence", "03_training", "04_calibration"}
+EXPECTED = {
+    "00_start_here", "01_overconfidence", "02_gbce_theory", "03_training", "04_calibration",
+}  # fmt: skip
+EXERCISES = sorted((ROOT / "notebooks").glob("[es]*/*.ipynb"))  # and their solutions
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -38,9 +41,11 @@ def test_nbval_collects_every_code_cell_of_every_notebook():
         [sys.executable, "-m", "pytest", "--nbval-lax", "--collect-only", "-q", "notebooks"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    for path in NOTEBOOKS:
+    assert EXERCISES
+    for path in [*NOTEBOOKS, *EXERCISES]:
         cells = _cells(nbformat.read(path, as_version=4), "code")
-        assert done.stdout.count(f"{path.name}::") == len(cells) > 0, path.name
+        name = path.relative_to(ROOT).as_posix()
+        assert done.stdout.count(f"{name}::") == len(cells) > 0, name
 
 
 def test_make_test_gives_the_notebooks_to_nbval():
@@ -78,10 +83,20 @@ def test_there_is_more_prose_than_code(book):
     assert len(_cells(book, "markdown")) > len(_cells(book, "code"))
 
 
-def test_no_output_is_kept(book):
+def test_an_output_is_kept_where_it_is_checked_and_nowhere_else(book):
     for cell in _cells(book, "code"):
-        assert not cell.outputs and cell.execution_count is None, cell.source
+        checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
+        assert checked == ("keep_output" in cell.metadata.get("tags", [])), cell.source
+        assert bool(cell.outputs) == checked and cell.execution_count is None, cell.source
+        assert all(output.output_type == "stream" for output in cell.outputs), "exact text only"
     assert "widgets" not in book.metadata
+
+
+def test_the_theory_is_checked_to_the_last_digit():
+    book = nbformat.read(ROOT / "notebooks" / "02_gbce_theory.ipynb", as_version=4)
+    checked = [cell for cell in _cells(book, "code") if cell.outputs]
+    assert len(checked) >= 5
+    assert all("theory." in cell.source for cell in checked)
 
 
 def test_it_opens_with_a_title_and_a_claim(book):
@@ -89,16 +104,15 @@ def test_it_opens_with_a_title_and_a_claim(book):
     assert publish.claim(book)
 
 
-def test_links_lead_to_notebooks_and_formulas_can_be_shown(book):
+def test_links_lead_to_what_is_published_and_formulas_can_be_shown(book):
+    published = {f"{path.stem}.html" for path in [*NOTEBOOKS, *(ROOT / "docs").glob("*.md")]}
+    published |= {f"{path.parent.name}_{path.name}" for path in EXERCISES}
     for cell in _cells(book, "markdown"):
         page = BeautifulSoup(publish._markdown(cell.source), "html.parser")
         for link in page.find_all("a", href=True):
             file = link["href"].partition("#")[0]
             if file and not re.match(r"[a-z]+:", file):
-                assert (
-                    file.endswith(".html")
-                    and (ROOT / "notebooks" / file).with_suffix(".ipynb").exists()
-                ), link
+                assert file in published, link
         assert not page.find_all("img"), "figures are made by the notebook"
         for formula in page.find_all("math"):
             assert "\\" not in formula.text, formula.text

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import plotly.graph_objects as go
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -123,6 +124,40 @@ def test_the_index_tells_title_claim_time_dataset_date_versions_and_summary(page
     assert "0.176" in page.find("table").text
     assert "<i>seen</i>" in page.text  # the note, escaped
     assert re.search(r"torch \d.* Python \d", page.text)
+
+
+def test_documents_and_figures_become_pages_that_the_index_lists(tmp_path):
+    source = tmp_path / "guide.md"
+    source.write_text(
+        "# A guide\n\n$\\alpha$, [notebook](../notebooks/02_gbce_theory.ipynb), [quiz](quiz.md#one), "
+        "[yours](../notebooks/exercises/02_gbce_theory.ipynb), [web](https://example.org/a.md)\n\n"
+        "<details><summary>Answer</summary>\n\n**42**\n\n</details>\n"
+    )
+
+    def beside(folder: Path) -> dict[str, str]:
+        figure = go.Figure(go.Scatter(y=[1, 2]))
+        figure.frames = [go.Frame(name="a", data=[go.Scatter(y=[2, 1])])]
+        title = publish.write_gallery(
+            {"A slider": figure}, folder / "drag.html", "Drag", "Do *it*."
+        )
+        return {
+            title: "drag.html",
+            publish.write_document(source, folder / "guide.html"): "guide.html",
+        }
+
+    index = publish.execute_all([_notebook(tmp_path)], tmp_path / "run", {}, beside=beside)
+    page = BeautifulSoup(index.read_text(), "html.parser")
+    assert page.find("a", href="guide.html").text == "A guide"
+    assert page.find("a", href="drag.html").text == "Drag"
+    guide = BeautifulSoup((index.parent / "guide.html").read_text(), "html.parser")
+    assert [link["href"] for link in guide.main.find_all("a", class_=None)] == [
+        "02_gbce_theory.html", "quiz.html#one", "exercises_02_gbce_theory.ipynb",
+        "https://example.org/a.md",
+    ]  # fmt: skip
+    assert guide.find("math") and guide.details.find("strong").text == "42"
+    drag = (index.parent / "drag.html").read_text()
+    assert drag.count("Plotly.newPlot(") == 1 and "Plotly.addFrames(" in drag
+    assert "Plotly.animate(" not in drag and (index.parent / "plotly.min.js").exists()
 
 
 def test_an_unknown_parameter_stops_before_anything_runs(toy_notebooks, tmp_path):

@@ -126,6 +126,22 @@ def test_too_many_negatives_leave_no_folder_behind(small_world, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"loss": "bce", "k": 1}, (1 / 59, 1.0, False)),
+        ({"loss": "gbce", "k": 4, "t": 1.0}, (4 / 59, 4 / 59, False)),
+        ({"loss": "expected_gbce", "k": 4, "t": 1.0}, (4 / 59, 4 / 59, False)),
+        ({"loss": "gbce", "k": 4, "t": 1.0, "sampler": "whole-catalogue"}, (4 / 60, 4 / 59, True)),
+        ({"loss": "softmax"}, (1.0, 1.0, False)),
+    ],
+)
+def test_a_run_knows_its_fixed_point(small_world, change, expected):
+    run = runs.train(replace(small_world, epochs=1, **change))
+    assert run.fixed_point == pytest.approx(expected)
+    assert np.isfinite(run.history["loss"]).all()
+
+
 def test_unknown_notebook_parameters_are_an_error():
     assert runs.from_parameters({"k": 7, "_i": "x", "user": 3}, recipes.sasrec(), ("user",)).k == 7
     with pytest.raises(InputError, match="Unknown parameter 'negatives'"):

@@ -120,3 +120,18 @@ def test_no_user_is_favoured_by_where_the_windows_are_cut():
 
 def test_pad_right_keeps_the_last_items():
     assert pad_right([np.array([1, 2, 3]), np.array([4])], 2).tolist() == [[2, 3], [4, 0]]
+
+
+def test_hits_and_candidates_of_a_holdout():
+    test = leave_one_out(data([1, 2, 2, 3], [3, 1, 3], [2, 1]), validation_users=1).test
+    assert test.hits(4).tolist() == [
+        [False, False, True, False],
+        [False, False, True, False],  # taken before as well: still the target
+        [True, False, False, False],
+    ]
+    assert test.candidates(4, exclude_seen=True).tolist() == [
+        [False, False, True, True],
+        [False, True, True, True],
+        [True, False, True, True],
+    ]
+    assert test.candidates(4, exclude_seen=False).all()

@@ -1,6 +1,7 @@
 """The theory's explorers show what theory.py says, in every form; no browser is needed here."""
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -52,7 +53,13 @@ def curve(figure: go.Figure, name: str, axis: str = "x") -> go.Scatter:
 
 
 def dots(figure: go.Figure, axis: str) -> list[tuple[float, float]]:
-    return [(t.x[0], t.y[0]) for t in figure.data if t.mode == "markers" and t.xaxis == axis]
+    """Where the dots of a panel stand, in drawing order."""
+    single = (trace for trace in figure.data if trace.type == "scatter" and len(trace.x) == 1)
+    return [(dot.x[0], dot.y[0]) for dot in single if dot.xaxis == axis]
+
+
+def numbers(title: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", title)]
 
 
 def rates(k: int, t: float, n_items: int) -> tuple[float, float]:
@@ -67,8 +74,9 @@ def assert_same(one: go.Figure, other: go.Figure) -> None:
     for trace, expected in zip(one.data, other.data, strict=True):
         if expected.type == "heatmap":
             np.testing.assert_array_equal(trace.z, expected.z)
+    one, other = (figure.layout.to_plotly_json() for figure in (one, other))
     for axis in ("xaxis", "xaxis2"):
-        assert one.layout[axis].range == other.layout[axis].range
+        assert one.get(axis, {}).get("range") == other.get(axis, {}).get("range")
 
 
 # The pure figures against theory.py
@@ -121,7 +129,7 @@ def test_the_catalogues_sums_are_exact_although_its_ranks_are_thinned(n_items, e
     assert (paper, one) == (drag.PAPER_SUM, 1)
     assert sasrec == pytest.approx(theory.forecast_sum(prior, *rates(1, 0.0, n_items)), rel=1e-3)
     assert yours == pytest.approx(theory.forecast_sum(prior, *rates(16, 0.75, n_items)), rel=1e-3)
-    assert f"Σp = <b>{yours:,.4g}</b>, SASRec's {sasrec:,.4g}" in figure.layout.title.text
+    assert numbers(figure.layout.title.text)[:2] == pytest.approx([yours, sasrec], rel=5e-3)
     shares = curve(figure, "true P: Zipf")
     first = shares.x <= min(n_items, 200)
     np.testing.assert_allclose(shares.y[first], prior[:200], rtol=1e-3)
@@ -147,8 +155,9 @@ def test_map_figure_is_beta_and_the_sum_at_every_place(n_items):
     assert power.x.max() == min(2048, n_items - 1) and power.z.shape == (21, len(power.x))
     assert dots(figure, "x") == dots(figure, "x2") == [(16, 0.75)]
     (alpha, beta), title = rates(16, 0.75, n_items), figure.layout.title.text
-    assert f"β = <b>{beta:.3g}</b>" in title and f"α = {alpha:.3g}; 17 scores" in title
-    assert f"Σp = <b>{theory.forecast_sum(prior, alpha, beta):,.4g}</b>" in title
+    expected = [16, 0.75, beta, theory.forecast_sum(prior, alpha, beta)]
+    assert numbers(title)[:4] == pytest.approx(expected, rel=5e-3)
+    assert f"α = {alpha:.3g}; 17 scores a position" in title
 
 
 @pytest.mark.parametrize(("k", "t", "history"), [(1, 0.0, 0), (256, 1.0, 165), (256, 0.75, 2000)])
@@ -208,13 +217,11 @@ def test_a_move_is_one_message_and_one_more_where_a_map_changes(case, monkeypatc
 
 def test_a_move_redraws_well_within_a_tenth_of_a_second(case):
     sliders, taken = inside(case.explorer().live(), SLIDERS), []
-    for _ in range(3):
-        for slider, value in zip(sliders, case.moves.values(), strict=True):
-            before = slider.value
-            for value in (value, before):
-                start = time.perf_counter()
-                slider.value = value
-                taken.append(time.perf_counter() - start)
+    for slider, value in 3 * list(zip(sliders, case.moves.values(), strict=True)):
+        for new in (value, slider.value):
+            start = time.perf_counter()
+            slider.value = new
+            taken.append(time.perf_counter() - start)
     assert statistics.median(taken) < 0.25  # 0.1 and less; a busy machine takes longer
 
 
@@ -230,13 +237,19 @@ def test_k_beyond_the_catalogue_is_as_many_negatives_as_it_has(case):
     assert_same(figure, case.draw(**values))
 
 
+def pair_of(label: str) -> tuple[int, float, int]:
+    """k, t and the catalogue that a static slider's label names."""
+    k, t = re.match(r"k = (\d+), t = (\d(?:\.\d+)?)", label).groups()
+    return int(k), float(t), 1_000_000 if "a million items" in label else drag.ML1M
+
+
 def test_each_frame_of_the_static_form_is_the_pure_figure(case):
     static = case.explorer().static()
     if case is CASES["sigmoid"]:
-        drawn = {frame.name: case.draw(float(frame.name), 1.0) for frame in static.frames}
+        ((score, _), _) = dots(static, "x")
+        drawn = {frame.name: case.draw(float(frame.name), score) for frame in static.frames}
     else:
-        pairs = {frame.name: frame.name.split(" (")[0].split(", t = ") for frame in static.frames}
-        drawn = {name: case.draw(int(k[4:]), float(t)) for name, (k, t) in pairs.items()}
+        drawn = {frame.name: case.draw(*pair_of(frame.name)) for frame in static.frames}
     (slider,) = static.layout.sliders
     assert [step.args[0][0] for step in slider.steps] == list(drawn)
     for frame in static.frames:
