@@ -85,8 +85,9 @@ def test_there_is_more_prose_than_code(book):
 
 def test_an_output_is_kept_where_it_is_checked_and_nowhere_else(book):
     for cell in _cells(book, "code"):
-        checked = cell.source.startswith("# NBVAL_CHECK_OUTPUT")
-        assert checked == ("keep_output" in cell.metadata.get("tags", [])), cell.source
+        tags = cell.metadata.get("tags", [])
+        checked = "nbval-check-output" in tags
+        assert checked == ("keep_output" in tags), cell.source
         assert bool(cell.outputs) == checked and cell.execution_count is None, cell.source
         assert all(output.output_type == "stream" for output in cell.outputs), "exact text only"
     assert "widgets" not in book.metadata

@@ -1,43 +1,19 @@
 """Claims about the pages as a reader sees them: opened from disk by Chromium, with no network."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "outputs" / "screenshots"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 CURVE = "document.querySelectorAll('.js-plotly-plot')[0]._fullData[0].y"
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
-    """A page that may read files alone, and reports no error."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    wanted: list[str] = []
-    page.on("request", lambda sent: wanted.append(sent.url))
-    page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    yield page
-    page.close()
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in wanted)
-    assert not errors
-
-
-def _screenshot(page: "sync_api.Page", name: str) -> None:
+def _screenshot(page: "Page", name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
