@@ -37,7 +37,7 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb notebooks/*/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id --keep-count notebooks/*.ipynb notebooks/*/*.ipynb
 
 # The file's time says which versions are installed, so a second run installs nothing.
 $(READY): pyproject.toml constraints.txt
