@@ -187,7 +187,7 @@ def write_document(source: Path, page: Path) -> str:
     """A Markdown file -> one HTML page; its first heading is returned."""
     text = source.read_text(encoding="utf-8")
     heading = re.findall(r"^# +(.+)$", text, re.MULTILINE)[0].strip()
-    _write(page, heading, f"{_CONTENTS}<main>{_markdown(text)}</main>")
+    _write(page, heading, f'{_CONTENTS}<main class="text_cell">{_markdown(text)}</main>')
     return heading
 
 

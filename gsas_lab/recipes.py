@@ -142,7 +142,9 @@ def summary(dataset: str) -> pd.DataFrame:
     }
     table = pd.DataFrame(rows).T.reindex(columns=list(columns)).rename(columns=columns)
     table = table.astype(float).round({"k": 0, "t": 2, "Σp": 2, "seconds": 0}).round(4)
-    return table.astype(object).where(table.notna(), "")
+    shown = table.astype(object).where(table.notna(), "")
+    shown["k"] = [k if k == "" else int(k) for k in shown["k"]]
+    return shown
 
 
 def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:

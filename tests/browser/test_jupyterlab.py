@@ -77,12 +77,11 @@ INSIDE = """([part, whole]) => {
 
 def parts(figure: go.Figure | go.Frame) -> dict[str, Any]:
     """What DIFFERENT compares."""
-    names = ("name", "x", "y", "z", "text")
-    given = [{name: trace[name] for name in names if name in trace} for trace in figure.data]
-    traces = [
-        {name: value if name == "name" else np.asarray(value).tolist() for name, value in t.items()}
-        for t in given
-    ]
+    names = ("x", "y", "z", "text")
+    traces: list[dict[str, Any]] = [{"name": t.name} if t.name else {} for t in figure.data]
+    for trace, shown in zip(figure.data, traces, strict=True):
+        given = {name: trace[name] for name in names if name in trace}
+        shown |= {n: np.asarray(each).tolist() for n, each in given.items() if each is not None}
     return {"title": figure.layout.title.text, "traces": traces}
 
 
@@ -216,7 +215,7 @@ def test_an_explorer_fits_a_window_of_1280_by_800(lab, name, theme):
         f"JupyterLab {theme}",
     )
     lab.wait_for_selector(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
-    shown, window = explorer(lab, name), lab.locator(".jp-WindowedPanel-outer").element_handle()
+    shown, window = explorer(lab, name), lab.locator(".jp-NotebookPanel-notebook").element_handle()
     screenshot(lab, f"lab-{name}-{theme.lower()}")
     for part in shown.locator(".widget-slider, .widget-readout, .js-plotly-plot").all():
         assert lab.evaluate(INSIDE, [part.element_handle(), window])
@@ -264,7 +263,10 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_static_slider_shows_each_frame_without_kernel_or_network(page, gallery, name):
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(gallery.as_uri())
-    plot, static = page.locator(".js-plotly-plot").nth(list(STATIC).index(name)), STATIC[name]()
+    plot, static = (
+        page.locator(".js-plotly-plot").nth(list(STATIC).index(name)),
+        STATIC[name]().static(),
+    )
     plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
