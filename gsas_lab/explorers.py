@@ -416,7 +416,8 @@ def stepped(
     ]
     now = {"mode": "immediate", "frame": {"duration": 0}, "transition": {"duration": 0}}
     moves = [{"label": label, "method": "animate", "args": [[label], now]} for label in labels]
-    current, pad = {"prefix": prefix}, {"t": figure.layout.margin.b or 60}
+    room = 3.5 * len(labels[-1]) - 20  # beside the margin, for half of the last label
+    current, pad = {"prefix": prefix}, {"t": figure.layout.margin.b or 60, "r": max(0, room)}
     slider = {"active": active, "currentvalue": current, "pad": pad, "steps": moves}
     return figure.update_layout(height=figure.layout.height + 60 + pad["t"], sliders=[slider])
 

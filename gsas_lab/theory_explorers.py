@@ -26,6 +26,7 @@ _STYLE = styles(["SASRec", "gSASRec", "gSASRec, t = 1"])
 _BCE, _OURS, _THIRD = (style.colour for style in _STYLE.values())
 _KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _TS = tuple(np.round(np.arange(0, 1.01, 0.05), 2).tolist())
+_POWERS = {"exponentformat": "power", "tickfont": {"size": 11}}  # drawn a quarter larger
 _PAIRS = {  # (k, t) of the static forms
     "k = 1, t = 0 (SASRec)": (1, 0.0),
     "k = 1, t = 1": (1, 1.0),
@@ -80,7 +81,7 @@ def sigmoid_explorer() -> Explorer:
 
     def live() -> widgets.Widget:
         controls = {
-            "beta": widgets.FloatLogSlider(0.25, min=-3, max=0, step=0.05, description="β"),
+            "beta": _log_slider(0.25, -3, "β"),
             "score": widgets.FloatSlider(0, min=-8, max=8, step=0.1, description="score s"),
         }
         return widgets.VBox([row(*controls.values()), driven(sigmoid_figure, controls)])
@@ -124,12 +125,12 @@ def prior_figure(k: int = 1, t: float = 0.0, n_items: int = ML1M, prior: float =
         _line(figure, grid, ours, f"gBCE, t = {t:g}", _OURS, axis, "dash")
         _dot(figure, prior, plain, _BCE, axis)
         _dot(figure, prior, said, _OURS, axis)
-    logs = {"type": "log", "dtick": 1, "exponentformat": "power"}
+    logs = {"type": "log", "dtick": 1, **_POWERS}
     return figure.update_layout(
         xaxis_range=[0, 1],
         yaxis_range=[0, 1.02],
         xaxis2={**logs, "range": [-6, 0]},
-        yaxis2={**logs, "range": [-6, 0.05], "dtick": 2},
+        yaxis2={**logs, "range": [-6.2, 0.05], "dtick": 2},
     )
 
 
@@ -141,7 +142,7 @@ def prior_explorer(n_items: int = ML1M, prior: float = 0.01) -> Explorer:
             "k": _k_slider(1),
             "t": _t_slider(0.0),
             "n_items": _items_slider(n_items),
-            "prior": widgets.FloatLogSlider(prior, min=-6, max=0, step=0.05, description="its P"),
+            "prior": _log_slider(prior, -6, "its P"),
         }
         return widgets.VBox([row(*controls.values()), driven(prior_figure, controls)])
 
@@ -250,8 +251,7 @@ def map_figure(
         f"k = {k:,}, t = {t:g}: β = <b>{beta:.3g}</b>, Σp = <b>{_short(own)}</b>",
         f"α = {alpha:.3g}; {k + 1:,} scores a position, {size(cost)} of scores a batch: "
         f"{cost / full:.2%} of a full loss's {size(full)}",
-        ("negatives k (log scale)", "calibration t"),
-        ("negatives k (log scale)", ""),
+        *2 * [("negatives k (log scale)", "calibration t")],
     )
     ks = np.unique(np.geomspace(1, min(2048, n_items - 1), 45).round())
     rates, power = _alpha_beta(ks[None, :], np.array(_TS)[:, None], n_items)  # (1, ks), (ts, ks)
@@ -260,7 +260,7 @@ def map_figure(
     places = np.linspace(0, offset.max(), 80)
     sums = theory.converged_probability(prior, 1.0, np.exp(places)[:, None]) @ count
     total = np.interp(offset, places, np.log10(sums))
-    bars = ((power, "β", 0.425, None), (total, "Σp", 1.0, [0, 1, 2, 3, 4]))
+    bars = ((power, "β", 0.405, None), (total, "Σp", 1.0, [0, 1, 2, 3, 4]))
     for (z, label, x, ticks), axis in zip(bars, ("x", "x2"), strict=True):
         bar: dict[str, Any] = {"title": {"text": label}, "x": x, "len": 1.0, "thickness": 12}
         if ticks:
@@ -290,7 +290,7 @@ def map_figure(
         )
     logs = {"type": "log", "range": np.log10([ks[0], ks[-1]]).tolist(), "dtick": 1}
     figure.update_layout(xaxis=logs, xaxis2=logs, showlegend=False)
-    figure.update_layout(xaxis_domain=[0, 0.41], xaxis2_domain=[0.57, 0.98])
+    figure.update_layout(xaxis_domain=[0, 0.39], xaxis2_domain=[0.59, 0.98])
     return figure.update_layout(yaxis_range=[0, 1], yaxis2_range=[0, 1])
 
 
@@ -347,8 +347,8 @@ def collisions_figure(
     return figure.update_layout(
         xaxis_range=[0, 1],
         yaxis_range=[0, 1.02],
-        xaxis2={"type": "log", "range": [-4, 0], "dtick": 1, "exponentformat": "power"},
-        yaxis2_range=[0.4, 1.05],
+        xaxis2={"type": "log", "range": [-4, 0], "dtick": 1, **_POWERS},
+        yaxis2_range=[0.38, 1.05],
     )
 
 
@@ -449,6 +449,13 @@ def _t_slider(t: float) -> widgets.Widget:
     return widgets.FloatSlider(t, min=0, max=1, step=0.05, description="t")
 
 
+def _log_slider(value: float, low: float, name: str) -> widgets.Widget:
+    """From about 10^low to 1. The browser rounds to steps from the minimum: `value` is a step."""
+    exponent, step = np.log10(value), 0.05
+    low = exponent - step * int((exponent - low) / step)
+    return widgets.FloatLogSlider(value, min=low, max=0, step=step, description=name)
+
+
 def _items_slider(n_items: int) -> widgets.Widget:
     steps = (50, 100, 200, 500, 1_000, ML1M, 10_000, 13_044, 100_000, 1_000_000, 1_271_638)
     options = [(f"{size:,}", size) for size in sorted({*steps, n_items})]
@@ -491,7 +498,7 @@ def _line(
         y=np.asarray(y, np.float32),
         name=name,
         mode="lines",
-        line={"color": colour, "dash": dash, "width": width},
+        line={"color": colour, "dash": dash, "width": width, "simplify": False},
         showlegend=name not in known,
         xaxis=axis,
         yaxis=axis.replace("x", "y"),
@@ -505,6 +512,7 @@ def _dot(figure: go.Figure, x: float, y: float, colour: str, axis: str) -> None:
         y=[y],
         mode="markers",
         marker={"size": 12, "color": colour, "line": {"color": "white", "width": 1.5}},
+        cliponaxis=False,  # whole at an edge
         showlegend=False,
         xaxis=axis,
         yaxis=axis.replace("x", "y"),

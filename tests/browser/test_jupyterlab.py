@@ -207,14 +207,15 @@ def test_every_cell_of_notebook_02_runs_in_jupyterlab(lab):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
 @pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_an_explorer_fits_a_window_of_1280_by_800(lab, name, theme):
     lab.evaluate(
         "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})",
         f"JupyterLab {theme}",
     )
-    lab.wait_for_selector(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]")
+    lab.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {theme}'")
+    lab.wait_for_selector("#jupyterlab-splash", state="detached")
     shown, window = explorer(lab, name), lab.locator(".jp-NotebookPanel-notebook").element_handle()
     screenshot(lab, f"lab-{name}-{theme.lower()}")
     for part in shown.locator(".widget-slider, .widget-readout, .js-plotly-plot").all():
@@ -267,7 +268,7 @@ def test_a_static_slider_shows_each_frame_without_kernel_or_network(page, galler
         page.locator(".js-plotly-plot").nth(list(STATIC).index(name)),
         STATIC[name]().static(),
     )
-    plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
+    plot.evaluate("plot => plot.scrollIntoView({block: 'center', behavior: 'instant'})")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         screenshot(page, f"static-{name}-{scheme}")
