@@ -51,7 +51,9 @@ def test_in_the_small_world_every_learned_probability_follows_the_theorem(proof)
     assert len(proof) == 6
     assert (proof["r2"] > 0.99).all(), proof["r2"]
     assert (proof["max_item"] < 0.03).all(), proof["max_item"]
-    assert (proof["max_binned"] < 0.04).all(), proof["max_binned"]
+    # One negative whose pull is 1/199 of its push learns the few large P last: 0.016 to 0.039.
+    weak = proof.index == "k = 1, t = 1"
+    assert (proof["max_binned"] < np.where(weak, 0.06, 0.03)).all(), proof["max_binned"]
     np.testing.assert_allclose(proof["Σσ learned"], proof["Σσ by theorem"], rtol=0.03)
 
 
