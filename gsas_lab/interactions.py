@@ -425,6 +425,8 @@ def _read_table(path: Path, data: bytes, form: _Form) -> pd.DataFrame:
                 skip_blank_lines=False,  # so that rows count lines
                 quoting=form.quoting,
             )
+    except pd.errors.EmptyDataError:  # a first line without a character, a second with some
+        raise InputError(f"{path}, line 1: no names of columns; expected {form.words}.") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         # pandas only warns where the first row is too long, and does not say where.
         found = re.search(r"in line (\d+)|data with index_col", str(error))

@@ -16,7 +16,7 @@ import pandas as pd
 import pooch
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gsas_lab import interactions
@@ -398,6 +398,7 @@ def test_a_minimum_below_one_is_refused(option):
         st.text("0123 ,\t\n:", max_size=40).map(lambda x: b"user\titem\ttime\n" + x.encode()),
     ),
 )
+@example(name="a.csv", content=b"\r\r\x01")
 def test_any_bytes_give_interactions_or_one_sentence(tmp_path, name, content):
     try:
         data = load(written(tmp_path, name, content))
