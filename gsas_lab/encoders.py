@@ -28,23 +28,35 @@ class Block(nn.Module):
         self.output = nn.Identity() if self.paper else nn.Linear(d, d)
         self.expand, self.contract = nn.Linear(d, width), nn.Linear(width, d)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, d) -> (B, T, d)
-        normed = self.attention_norm(x)
+    def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
+        """x (B, T, d) -> (B, T, d); with positions last (B,) only what stands there, (B, 1, d)."""
+        memory = x if self.paper else self.attention_norm(x)
+        if last is not None:
+            x = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))  # (B, 1, d)
+        query = self.attention_norm(x)
+        mixed = self.attend(query, memory, last)
         if self.paper:
-            x = self.forward_norm(normed + self.attend(normed, x))
+            x = self.forward_norm(query + mixed)
             return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
-        x = x + self.drop(self.output(self.attend(normed, normed)))
+        x = x + self.drop(self.output(mixed))
         return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
 
-    def attend(self, query: Tensor, memory: Tensor) -> Tensor:
-        """softmax(QKᵀ/√(d/heads))V over positions up to and with one's own: (B, T, d)."""
+    def attend(self, query: Tensor, memory: Tensor, last: Tensor | None) -> Tensor:
+        """softmax(QKᵀ/√(d/heads))V over positions up to and with one's own: (B, T or 1, d)."""
         q = self.query(query).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, T, d/h)
         k, v = (
             half.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for half in self.key_value(memory).chunk(2, dim=-1)
         )
         dropped = self.dropout if self.paper and self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=True)
+        seen = None  # causal, or for one query a row: what stands up to `last`, (B, 1, 1, T)
+        if last is not None:
+            seen = (torch.arange(memory.shape[1], device=last.device) <= last[:, None])[
+                :, None, None
+            ]
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, seen, dropout_p=dropped, is_causal=seen is None
+        )
         return mixed.transpose(1, 2).flatten(2)
 
     def drop(self, x: Tensor) -> Tensor:
@@ -96,19 +108,28 @@ class SASRec(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d)."""
-        length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
-        position = torch.arange(items.shape[1], device=items.device) - length + self.max_length
-        position = position.clamp(max=self.max_length - 1)  # padding: any will do
-        x = self.item_embedding(items) + self.position_embedding(position)  # (B, T, d)
-        x = dropout(x, self.dropout, self.training)
+        x = self.embed(items)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
+    def embed(self, items: Tensor) -> Tensor:
+        """What the first block reads: item plus position, (B, T, d)."""
+        length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
+        position = torch.arange(items.shape[1], device=items.device) - length + self.max_length
+        position = position.clamp(max=self.max_length - 1)  # padding: any will do
+        x = self.item_embedding(items) + self.position_embedding(position)  # (B, T, d)
+        return dropout(x, self.dropout, self.training)
+
     def last_hidden(self, items: Tensor) -> Tensor:
-        """items (B, T) padded on the right, none empty -> hidden state of the last real one (B, d)."""
-        last = (items != PAD).sum(1) - 1
-        return self(items)[torch.arange(len(items), device=items.device), last]
+        """items (B, T) padded on the right, none empty -> hidden state of the last real one (B, d).
+
+        The last block computes this one position only: it takes half of that block's work away.
+        """
+        x = self.embed(items)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        return self.norm(self.blocks[-1](x, (items != PAD).sum(1) - 1)[:, 0])
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.

@@ -18,6 +18,24 @@ def gbce(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
     return (-total / (negative.shape[-1] + 1)).mean()
 
 
+def usual_gbce(
+    hidden: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, beta: float
+) -> Tensor:
+    """gBCE as it is usually written: every embedding gathered, einsum, then Eq. (25) in float64.
+
+    hidden (P, d), table (N, d), positives (P,), negatives (P, k). The clamps keep the power and the
+    logarithm of Eq. (25) finite. What benchmarks compare with.
+    """
+    items = torch.cat([positives[:, None], negatives], 1)
+    score = torch.einsum("pd,pmd->pm", hidden, torch.nn.functional.embedding(items, table))
+    prob = torch.sigmoid(score[:, :1].double()).clamp(1e-10, 1 - 1e-10)
+    odds = 1 / (prob**-beta).sub(1).clamp(1e-10, torch.finfo(torch.float64).max)
+    every = torch.cat([odds.clamp(1e-10).log(), score[:, 1:].double()], 1)
+    truth = torch.zeros_like(every)
+    truth[:, 0] = 1
+    return torch.nn.functional.binary_cross_entropy_with_logits(every, truth)
+
+
 def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
     """Eqs. (5, 6)."""
     every = torch.cat([positive[..., None], negative], -1).double()

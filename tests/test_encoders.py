@@ -34,6 +34,15 @@ def test_padding_never_leaks_and_never_becomes_nan(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_last_hidden_state_alone_is_that_of_the_whole_sequence(variant, blocks):
+    sasrec = model(variant, blocks=blocks)
+    items = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 0, 0, 0, 0]])
+    whole = sasrec(items)[torch.arange(3), torch.tensor([4, 1, 0])]
+    torch.testing.assert_close(sasrec.last_hidden(items), whole)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_position_sees_nothing_to_its_right_and_something_to_its_left(variant):
     sasrec = model(variant)
     one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 9]])

@@ -131,6 +131,17 @@ def test_the_fused_softmax_equals_the_literal_form(monkeypatch):
     assert gradients[1][0].abs().sum() == 0, "padding takes no part"
 
 
+def test_the_form_that_benchmarks_compare_with_is_gbce():
+    hidden, table, positives, negatives = case(16, 0.5)
+    usual, gradients = slopes(
+        lambda h, t: reference.usual_gbce(h, t, positives, negatives, 0.3), hidden, table
+    )
+    ours, expected = slopes(lambda h, t: fused.gbce(h, t, positives, negatives, 0.3), hidden, table)
+    assert usual.item() == pytest.approx(ours.item(), rel=1e-5)
+    for got, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("collisions", [False, True])
 def test_the_expected_loss_is_the_mean_over_every_draw(collisions):
     g = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import metrics, recipes, runs
+from gsas_lab import metrics, recipes, runs, splits
 from gsas_lab.baselines import Popularity
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
@@ -124,6 +124,25 @@ def test_too_many_negatives_leave_no_folder_behind(small_world, tmp_path):
     with pytest.raises(InputError, match="k"):
         runs.train(replace(small_world, k=60))
     assert not (tmp_path / "runs").exists()
+
+
+def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
+    run = runs.train(small_world)
+    data, cut = run.data, np.array([11, 3, 7, 1])  # histories of different lengths, mixed
+    histories = [data.split.test.histories[user][-length:] for user, length in enumerate(cut)]
+    holdout = splits.Holdout(
+        np.arange(4),
+        splits.Histories(np.concatenate(histories), np.cumsum([0, *cut])),
+        data.split.test.targets[:4],
+    )
+    for exclude in (True, False):
+        whole = runs.examine(run.model, holdout, exclude).ranks
+        np.testing.assert_array_equal(runs.ranks(run.model, holdout, exclude), whole)
+    together = run.scores(holdout)
+    for user in range(4):
+        np.testing.assert_allclose(run.scores(holdout.subset([user]))[0], together[user], atol=1e-5)
+        alone = runs.ranks(run.model, holdout.subset([user]), False)
+        assert alone == runs.ranks(run.model, holdout, False)[user]
 
 
 @pytest.mark.parametrize(
