@@ -2,6 +2,7 @@
 # make lab    opens them in JupyterLab
 # make site   the same as pages for readers without a kernel, with every explorer: outputs/site
 # make exercises   notebooks/exercises from notebooks/solutions
+# make bench  speed and memory beside the literal form: benchmarks/results.csv
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
 DATASET ?= known-truth
@@ -15,7 +16,7 @@ export GSAS_LAB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: run lab site exercises test check
+.PHONY: run lab site exercises bench test check
 
 run: $(READY)
 	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
@@ -29,6 +30,9 @@ site: $(READY)
 
 exercises: $(READY)
 	@$(BIN)/python -m gsas_lab exercises
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
 
 test: $(READY)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks

@@ -198,7 +198,7 @@ def _sampled(
             loss += part_loss
             d_bias += slope.sum()
             d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
-            d_table += _by_item(chosen, h, slope, len(table))
+            _add_by_item(d_table, chosen, h, slope)
     return _with_gradients(loss, (d_hidden, d_table), d_bias, hidden, table, bias)
 
 
@@ -207,13 +207,22 @@ def _bags(rows: Tensor, table: Tensor, starts: Tensor, weights: Tensor) -> Tenso
     return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights.flatten())
 
 
-def _by_item(chosen: Tensor, hidden: Tensor, slope: Tensor, n: int) -> Tensor:
-    """∂loss/∂table (n, d): the pairs sorted by item, then one bag of hidden states for each item."""
+def _add_by_item(d_table: Tensor, chosen: Tensor, hidden: Tensor, slope: Tensor) -> None:
+    """∂loss/∂table: the pairs sorted by item, then one bag of hidden states for each item.
+
+    In a table with more rows than there are pairs, only those rows that were chosen are touched.
+    """
+    n = len(d_table)
     key = chosen.short() if n <= 1 << 15 else chosen.int()  # short keys sort twice as fast
     order = key.argsort(stable=True)
-    count = torch.bincount(chosen, minlength=n)
     position = order.div(slope.shape[1], rounding_mode="floor")
-    return _bags(position, hidden, count.cumsum(0) - count, slope.flatten()[order])
+    weights = slope.flatten()[order]
+    if n <= len(chosen):
+        count = torch.bincount(chosen, minlength=n)
+        d_table += _bags(position, hidden, count.cumsum(0) - count, weights)
+    else:
+        rows, count = torch.unique_consecutive(chosen[order], return_counts=True)
+        d_table.index_add_(0, rows, _bags(position, hidden, count.cumsum(0) - count, weights))
 
 
 class _WithGradients(torch.autograd.Function):

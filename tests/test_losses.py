@@ -186,6 +186,23 @@ def test_the_fused_expected_loss_equals_the_plain_one_and_its_gradients(
     assert gradients[1][0].abs().sum() == 0, "padding takes no part"
 
 
+@pytest.mark.parametrize("chunk", [1 << 19, 20])
+def test_a_table_larger_than_the_draws_gets_the_same_gradient(chunk, monkeypatch):
+    monkeypatch.setattr(fused, "_PAIRS", chunk)
+    hidden, table, positives, negatives = case(4, 0.5, torch.float64)
+    large = torch.cat([table, torch.ones(5_000, table.shape[1], dtype=table.dtype)])
+    for route in (
+        lambda h, t: fused.gbce(h, t, positives, negatives, 0.3),
+        lambda h, t: fused.sampled_softmax(h, t, positives, negatives),
+    ):
+        value, (d_hidden, d_table) = slopes(route, hidden, table)
+        again, (d_hidden_large, d_table_large) = slopes(route, hidden, large)
+        torch.testing.assert_close(again, value)
+        torch.testing.assert_close(d_hidden_large, d_hidden)
+        torch.testing.assert_close(d_table_large[: len(table)], d_table)
+        assert not d_table_large[len(table) :].any()
+
+
 def test_fused_chunks_do_not_change_the_loss(monkeypatch):
     hidden, table, positives, negatives = case(16, 0.5, torch.float64)
     whole = slopes(lambda h, t: fused.gbce(h, t, positives, negatives, 0.5), hidden, table)
