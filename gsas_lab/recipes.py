@@ -168,7 +168,7 @@ def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
     """`calibration.compare` of the above on the first test users."""
     split = run.data.split
-    test = split.test.subset(range(min(users, len(split.test.users))))
+    test = split.test.first(users)
     return calibration.compare(
         recalibrations(run),
         run.scores(test),
@@ -185,7 +185,7 @@ def proof(users: int = 2000) -> pd.DataFrame:
     rows = {}
     for name, settings in proofs().items():
         run = runs.train(settings)
-        test = run.data.split.test.subset(range(users))
+        test = run.data.split.test.first(users)
         prior = runs.true_probabilities(run.data, test)
         learned = run.probabilities(run.scores(test))
         rows[name] = calibration.deviation_from_theory(prior, learned, *run.fixed_point) | {
@@ -198,7 +198,7 @@ def proof(users: int = 2000) -> pd.DataFrame:
 def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     """Mean ΣP of the first test users when Theorem 5.1 is inverted on the scores; 1 if it holds."""
     test = run.data.split.test
-    some = test.subset(range(min(users, len(test.users))))
+    some = test.first(users)
     prior = theory.prior_from_logit(run.scores(some), *run.fixed_point)
     return float(prior.sum(axis=1).mean())
 

@@ -50,6 +50,10 @@ class Holdout:
             self.users[rows], _cut(self.histories.items, starts, lengths), self.targets[rows]
         )
 
+    def first(self, users: int) -> "Holdout":
+        """The same, for at most so many users: the first."""
+        return self.subset(range(min(users, len(self.users))))
+
     def hits(self, n_items: int) -> np.ndarray:
         """(n, n_items): True where the target is; column i − 1 is item i."""
         return np.arange(1, n_items + 1) == self.targets[:, None]

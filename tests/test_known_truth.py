@@ -14,7 +14,7 @@ TOLERANCE = {"SASRec": 0.06, "gSASRec": 0.03, "gSASRec, t = 1": 0.02}  # of the 
 @pytest.fixture(scope="module")
 def truth():
     data = runs.load_data(recipes.systems("known-truth")["SASRec"])
-    some = data.split.test.subset(np.arange(2000))
+    some = data.split.test.first(2000)
     return some, runs.true_probabilities(data, some)
 
 

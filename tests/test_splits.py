@@ -135,3 +135,4 @@ def test_hits_and_candidates_of_a_holdout():
         [True, False, True, True],
     ]
     assert test.candidates(4, exclude_seen=False).all()
+    assert list(test.first(2).targets) == [3, 3] and len(test.first(99).users) == 3
