@@ -74,7 +74,7 @@ def test_the_bias_from_theory_spares_gbce_its_plateau():
         runs.train(settings).history["ndcg@10"].to_numpy()
         for settings in recipes.slow_start().values()
     )
-    assert with_bias[0] > 1.3 * without[-1]  # one pass against four
+    assert with_bias[0] > 1.3 * without[-1]  # one pass against two
 
 
 def test_recalibration_cures_and_moves_no_target(truth):
