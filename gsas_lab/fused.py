@@ -6,10 +6,17 @@ What each function replaces, and equals:
     negative_scores = (hidden[:, None] * table[negatives]).sum(-1) + bias      # (P, k)
     loss = losses.gbce(positive_scores, negative_scores, beta)
 
-The loss is a scalar, so its gradients are computed in the forward pass, chunk by chunk, with stock
-operators that run on CPU and CUDA: `sampled_addmm` gives the chosen scores, `embedding_bag` with
-weights ∂loss/∂score gives the gradient of the hidden states and, over the pairs sorted by item,
-that of the table.
+Positions whose positive is 0 are padding: they take no part, so that batches may have a fixed shape.
+The loss is a scalar, so its gradients are computed in the forward pass, by one of four routes:
+
+    native     C++, one pass over each row (native.py); CPU, where a compiler is found
+    triton     the same for CUDA, without atomics (triton_kernels.py)
+    portable   stock operators: `sampled_addmm` gives the chosen scores; `embedding_bag` with weights
+               ∂loss/∂score gives the gradient of the hidden states and, over the pairs sorted by
+               item, that of the table
+    catalogue  matrix products with the whole table, each item weighted by how often it was drawn
+
+They agree to 1e-5 of the largest gradient in float32; bf16 inputs are computed in float32.
 """
 
 import warnings
@@ -20,10 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gsas_lab import native, triton_kernels
+from gsas_lab.errors import InputError
+from gsas_lab.interactions import PAD
+
 # torch calls its CSR layout beta; what is used of it here is held to the reference by tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
+ROUTES = ("auto", "native", "triton", "portable", "catalogue")
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
+Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
 
 
 def bce(
@@ -32,9 +45,10 @@ def bce(
     positives: Tensor,
     negatives: Tensor,
     bias: Tensor | None = None,
+    route: str = "auto",
 ) -> Tensor:
     """`losses.bce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k)."""
-    return gbce(hidden, table, positives, negatives, 1.0, bias)
+    return gbce(hidden, table, positives, negatives, 1.0, bias, route)
 
 
 def gbce(
@@ -44,34 +58,26 @@ def gbce(
     negatives: Tensor,
     beta: float,
     bias: Tensor | None = None,
+    route: str = "auto",
 ) -> Tensor:
     """`losses.gbce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
 
-    bias: a scalar added to every score, or None. -> scalar with gradients for hidden, table, bias.
+    bias: a scalar added to every score, or None. route: one of ROUTES.
+    -> scalar with gradients for hidden, table, bias. InputError if the route cannot be taken here.
     """
-    k = negatives.shape[1]
-
-    def rule(scores: Tensor) -> tuple[Tensor, Tensor]:  # (c, k + 1), the positive first
-        loss = beta * F.softplus(-scores[:, 0]).sum() + F.softplus(scores[:, 1:]).sum()
-        slope = torch.sigmoid(scores)
-        slope[:, 0] = -beta * torch.sigmoid(-scores[:, 0])
-        return loss / (k + 1), slope / (k + 1)
-
-    return _sampled(rule, hidden, table, positives, negatives, bias)
+    return _sampled(False, beta, hidden, table, positives, negatives, bias, route)
 
 
 def sampled_softmax(
-    hidden: Tensor, table: Tensor, positives: Tensor, negatives: Tensor, bias: Tensor | None = None
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None = None,
+    route: str = "auto",
 ) -> Tensor:
     """`losses.sampled_softmax` of hidden (P, d), table (n_items + 1, d), positives, negatives."""
-
-    def rule(scores: Tensor) -> tuple[Tensor, Tensor]:
-        total = scores.logsumexp(-1, keepdim=True)
-        slope = torch.exp(scores - total)
-        slope[:, 0] = torch.expm1(scores[:, 0] - total[:, 0])
-        return (total[:, 0] - scores[:, 0]).sum(), slope
-
-    return _sampled(rule, hidden, table, positives, negatives, bias)
+    return _sampled(True, 1.0, hidden, table, positives, negatives, bias, route)
 
 
 def expected_gbce(
@@ -90,16 +96,16 @@ def expected_gbce(
     n_items = len(table) - 1
     alpha = k / (n_items if collisions else n_items - 1)
 
-    def rule(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def rule(scores: Tensor, part: slice, target: Tensor) -> tuple[Tensor, Tensor]:
         own = scores.gather(1, target)
         push = 1.0 if collisions else 0.0  # does the positive count as its own negative?
-        loss = alpha * (F.softplus(scores).sum() - (1 - push) * F.softplus(own).sum())
-        loss += beta * F.softplus(-own).sum()
+        others = F.softplus(scores).sum(1) - (1 - push) * F.softplus(own)[:, 0]
+        loss = alpha * others + beta * F.softplus(-own)[:, 0]
         slope = scores.sigmoid_().mul_(alpha)
         mine = push * alpha * torch.sigmoid(own) - beta * torch.sigmoid(-own)
         return loss / (k + 1), slope.scatter_(1, target, mine).div_(k + 1)
 
-    return _whole(rule, hidden, table, positives, bias)
+    return _loss(_whole, rule, hidden, table, positives, bias)
 
 
 def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
@@ -108,98 +114,183 @@ def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
     hidden (P, d), table (n_items + 1, d), positives (P,) -> scalar.
     """
 
-    def rule(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def rule(scores: Tensor, part: slice, target: Tensor) -> tuple[Tensor, Tensor]:
         log_prob = scores.log_softmax(-1)
-        loss = -log_prob.gather(1, target).sum()
+        loss = -log_prob.gather(1, target)[:, 0]
         slope = log_prob.exp_()
         slope.scatter_add_(1, target, -torch.ones_like(target, dtype=slope.dtype))
         return loss, slope
 
-    return _whole(rule, hidden, table, positives, None)
+    return _loss(_whole, rule, hidden, table, positives, None)
 
 
-def _whole(
-    rule: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    hidden: Tensor,
-    table: Tensor,
-    positives: Tensor,
-    bias: Tensor | None,
-) -> Tensor:
-    """rule: scores (c, n_items), columns of the positives (c, 1) -> (summed loss, slopes)."""
-    with torch.no_grad():
-        items = table[1:]  # padding takes no part
-        loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
-        d_hidden = torch.empty_like(hidden)
-        d_table = torch.zeros_like(table)
-        rows = max(1, 8 * _PAIRS // len(items))
-        for part in torch.arange(len(hidden), device=hidden.device).split(rows):
-            h = hidden[part]
-            scores = h @ items.T  # (c, n_items)
-            if bias is not None:
-                scores += bias
-            part_loss, slope = rule(scores, positives[part, None] - 1)
-            loss += part_loss
-            d_bias += slope.sum()
-            d_hidden[part] = slope @ items
-            d_table[1:] += slope.T @ h
-    return _with_gradients(loss, (d_hidden, d_table), d_bias, hidden, table, bias)
+def choose(hidden: Tensor, table: Tensor, negatives: Tensor) -> str:
+    """The route that "auto" takes, by what `make bench` and `make bench-gpu` measure.
 
-
-def _with_gradients(
-    loss: Tensor,
-    gradients: tuple[Tensor, Tensor],
-    d_bias: Tensor,
-    hidden: Tensor,
-    table: Tensor,
-    bias: Tensor | None,
-) -> Tensor:
-    inputs: tuple[Tensor, ...] = (hidden, table)
-    if bias is not None:
-        return _WithGradients.apply(
-            len(hidden), loss, (*gradients, d_bias.view_as(bias)), *inputs, bias
-        )
-    return _WithGradients.apply(len(hidden), loss, gradients, *inputs)
-
-
-Rule = Callable[[Tensor], tuple[Tensor, Tensor]]
+    On CPU the native route, where it builds and has this d; else the catalogue route if the negatives
+    are half the catalogue or more, and the portable one if they are fewer. On CUDA the Triton
+    kernels, a choice that no measurement stands behind yet.
+    """
+    n_items, k = len(table) - 1, negatives.shape[1]
+    if torch.float64 not in (hidden.dtype, table.dtype):
+        if triton_kernels.available(hidden):
+            return "triton"
+        if not hidden.is_cuda and table.shape[1] in native.WIDTHS and native.load() is not None:
+            return "native"
+    return "catalogue" if n_items < 2 * k else "portable"
 
 
 def _sampled(
-    rule: Rule,
+    softmax: bool,
+    beta: float,
     hidden: Tensor,
     table: Tensor,
     positives: Tensor,
     negatives: Tensor,
     bias: Tensor | None,
+    route: str,
 ) -> Tensor:
-    """rule: scores (c, k + 1) -> (summed loss, its slopes ∂loss/∂scores (c, k + 1))."""
-    with torch.no_grad():
-        items = torch.cat([positives[:, None], negatives], dim=1)  # (P, k + 1)
-        width = items.shape[1]
-        columns = table.detach().T
-        loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
-        d_hidden = torch.empty_like(hidden)
-        d_table = torch.zeros_like(table)
-        for part in torch.arange(len(hidden), device=hidden.device).split(max(1, _PAIRS // width)):
-            h, chosen = hidden[part], items[part].flatten()  # (c, d), (c · (k + 1),)
-            starts = torch.arange(0, len(chosen) + 1, width, device=chosen.device)
-            pattern = torch.sparse_csr_tensor(
-                starts,
-                chosen,
-                h.new_zeros(len(chosen)),
-                (len(h), len(table)),
-                check_invariants=False,  # columns may repeat and need no order
-            )
-            scores = torch.sparse.sampled_addmm(pattern, h, columns, beta=0.0).values()
-            scores = scores.view(len(h), width)
-            if bias is not None:
-                scores = scores + bias
-            part_loss, slope = rule(scores)
-            loss += part_loss
-            d_bias += slope.sum()
-            d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
-            _add_by_item(d_table, chosen, h, slope)
-    return _with_gradients(loss, (d_hidden, d_table), d_bias, hidden, table, bias)
+    if route not in ROUTES:
+        raise InputError(f"Route '{route}' is unknown: choose one of {', '.join(ROUTES)}.")
+    route = choose(hidden, table, negatives) if route == "auto" else route
+    if route == "triton" and not triton_kernels.available(hidden):
+        raise InputError("The Triton route needs CUDA and Triton: choose route='portable'.")
+    if route == "catalogue":
+        rule = _counted(softmax, beta, negatives)
+        return _loss(_whole, rule, hidden, table, positives, bias)
+    if route == "portable":
+        return _loss(_stock, _chosen(softmax, beta), hidden, table, positives, bias, negatives)
+
+    def compute(_: None, *tensors: Any) -> Result:
+        if route == "native":
+            return native.sampled(softmax, beta, *tensors)
+        share = 1 / (positives != PAD).sum().clamp(min=1)
+        loss, *gradients = triton_kernels.sampled(softmax, beta, *tensors)  # sums, not means
+        d_hidden, d_table, d_bias = (gradient.mul_(share) for gradient in gradients)
+        return loss * share, d_hidden, d_table, d_bias
+
+    return _loss(compute, None, hidden, table, positives, bias, negatives)
+
+
+def _chosen(softmax: bool, beta: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Scores (c, k + 1), the positive first -> losses (c,), slopes ∂loss/∂score (c, k + 1)."""
+
+    def gbce(scores: Tensor) -> tuple[Tensor, Tensor]:
+        width = scores.shape[1]
+        loss = beta * F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(1)
+        slope = torch.sigmoid(scores)
+        slope[:, 0] = -beta * torch.sigmoid(-scores[:, 0])
+        return loss / width, slope / width
+
+    def sampled_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+        total = scores.logsumexp(-1, keepdim=True)
+        slope = torch.exp(scores - total)
+        slope[:, 0] = torch.expm1(scores[:, 0] - total[:, 0])
+        return total[:, 0] - scores[:, 0], slope
+
+    return sampled_softmax if softmax else gbce
+
+
+def _counted(
+    softmax: bool, beta: float, negatives: Tensor
+) -> Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor]]:
+    """The same from the scores of all items (c, n_items), each as often as it was drawn."""
+    width = negatives.shape[1] + 1
+
+    def rule(scores: Tensor, part: slice, target: Tensor) -> tuple[Tensor, Tensor]:
+        drawn, own = negatives[part] - 1, scores.gather(1, target)
+        times = torch.zeros_like(scores).scatter_add_(
+            1, drawn, scores.new_ones(()).expand(drawn.shape)
+        )
+        if softmax:
+            times.scatter_add_(1, target, torch.ones_like(own))
+            seen = scores.masked_fill(times == 0, -torch.inf)
+            top = seen.amax(1, keepdim=True)
+            weight = times * torch.exp(seen - top)
+            whole = weight.sum(1, keepdim=True)
+            loss = (top + whole.log() - own)[:, 0]
+            slope = weight / whole
+            slope.scatter_add_(1, target, -torch.ones_like(own))
+            return loss, slope
+        loss = (times * F.softplus(scores)).sum(1) + beta * F.softplus(-own)[:, 0]
+        slope = times.mul_(scores.sigmoid_())
+        slope.scatter_add_(1, target, -beta * torch.sigmoid(-own))
+        return loss / width, slope.div_(width)
+
+    return rule
+
+
+def _whole(
+    rule: Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    bias: Tensor | None,
+) -> Result:
+    """rule: scores (c, n_items) of some positions, which, columns of their positives (c, 1)."""
+    items = table[1:]  # padding takes no part
+    loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
+    d_hidden, d_table = torch.empty_like(hidden), torch.zeros_like(table)
+    share = _share(positives, hidden.dtype)
+    for part in _parts(len(hidden), 8 * _PAIRS // len(items)):
+        h = hidden[part]
+        scores = h @ items.T
+        if bias is not None:
+            scores += bias
+        losses, slope = rule(scores, part, (positives[part, None] - 1).clamp(min=0))
+        loss += losses @ share[part]
+        slope *= share[part, None]
+        d_bias += slope.sum()
+        d_hidden[part] = slope @ items
+        d_table[1:].addmm_(slope.T, h)
+    return loss, d_hidden, d_table, d_bias
+
+
+def _stock(
+    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None,
+) -> Result:
+    items = torch.cat([positives[:, None], negatives], dim=1)  # (P, k + 1)
+    width = items.shape[1]
+    loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
+    d_hidden, d_table = torch.empty_like(hidden), torch.zeros_like(table)
+    share = _share(positives, hidden.dtype)
+    for part in _parts(len(hidden), _PAIRS // width):
+        h, chosen = hidden[part], items[part].flatten()  # (c, d), (c · (k + 1),)
+        starts = torch.arange(0, len(chosen) + 1, width, device=chosen.device)
+        pattern = torch.sparse_csr_tensor(
+            starts,
+            chosen,
+            h.new_zeros(len(chosen)),
+            (len(h), len(table)),
+            check_invariants=False,  # columns may repeat and need no order
+        )
+        scores = torch.sparse.sampled_addmm(pattern, h, table.T, beta=0.0).values()
+        scores = scores.view(len(h), width)
+        if bias is not None:
+            scores = scores + bias
+        losses, slope = rule(scores)
+        loss += losses @ share[part]
+        slope *= share[part, None]
+        d_bias += slope.sum()
+        d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
+        _add_by_item(d_table, chosen, h, slope)
+    return loss, d_hidden, d_table, d_bias
+
+
+def _parts(n: int, rows: int) -> list[slice]:
+    rows = max(1, rows)
+    return [slice(start, start + rows) for start in range(0, n, rows)]
+
+
+def _share(positives: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P,) each position's weight in the mean: padding has none."""
+    real = (positives != PAD).to(dtype)
+    return real / real.sum().clamp(min=1)
 
 
 def _bags(rows: Tensor, table: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
@@ -225,17 +316,40 @@ def _add_by_item(d_table: Tensor, chosen: Tensor, hidden: Tensor, slope: Tensor)
         d_table.index_add_(0, rows, _bags(position, hidden, count.cumsum(0) - count, weights))
 
 
+def _loss(
+    engine: Callable[..., Result],
+    rule: Any,
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    bias: Tensor | None,
+    *negatives: Tensor,
+) -> Tensor:
+    """The engine's loss, with its gradients attached."""
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, table.dtype), torch.float32)
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        loss, *gradients = engine(
+            rule, hidden.detach().to(dtype), table.detach().to(dtype), positives, *negatives, bias
+        )
+    if bias is None:
+        return _WithGradients.apply(loss, gradients[:2], hidden, table)
+    return _WithGradients.apply(loss, [*gradients[:2], gradients[2].view_as(bias)],
+                                hidden, table, bias)  # fmt: skip
+
+
 class _WithGradients(torch.autograd.Function):
-    """The mean of a summed loss whose gradients are known already."""
+    """A loss whose gradients are known already. They are handed over once, not copied."""
 
     @staticmethod
-    def forward(
-        ctx: Any, positions: int, loss: Tensor, gradients: tuple[Tensor, ...], *inputs: Tensor
-    ) -> Tensor:
-        ctx.gradients, ctx.positions = gradients, positions
-        return loss / positions
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.gradients = [g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+        return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scale = upstream / ctx.positions
-        return None, None, None, *(gradient * scale for gradient in ctx.gradients)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("A fused loss can go backward once: compute it again.")
+        if upstream.is_cuda or upstream != 1:  # asking a GPU would cost more than multiplying
+            gradients = [gradient.mul_(upstream) for gradient in gradients]
+        return None, None, *gradients

@@ -1,10 +1,13 @@
 """The losses and their fused forms against the literal float64 reference."""
 
+import os
+import re
+
 import pytest
 import reference
 import torch
 
-from gsas_lab import fused, losses, theory
+from gsas_lab import fused, losses, native, theory
 from gsas_lab.errors import InputError
 from gsas_lab.samplers import positive_excluded, whole_catalogue
 
@@ -67,41 +70,176 @@ def test_softmaxes_equal_the_literal_form_for_scores_of_80():
 
 def case(k, scale, dtype=torch.float32):
     g = torch.Generator().manual_seed(k)
-    hidden = torch.randn(33, 8, generator=g) * scale
-    table = torch.randn(N_ITEMS + 1, 8, generator=g) * scale
+    hidden = torch.randn(33, 16, generator=g) * scale
+    table = torch.randn(N_ITEMS + 1, 16, generator=g) * scale
     positives = torch.randint(1, N_ITEMS + 1, (33,), generator=g)
     negatives = torch.randint(1, N_ITEMS + 1, (33, k), generator=g)
     negatives[0] = positives[0]  # collisions and repeats
     return hidden.to(dtype), table.to(dtype), positives, negatives
 
 
-ROUTES = {
+LOSSES = {
     "gbce": (
-        lambda h, t, p, n: fused.gbce(h, t, p, n, 0.3),
+        lambda h, t, p, n, route: fused.gbce(h, t, p, n, 0.3, route=route),
         lambda p, n: reference.gbce(p, n, 0.3),
     ),
-    "bce": (fused.bce, lambda p, n: reference.gbce(p, n, 1.0)),
-    "sampled_softmax": (fused.sampled_softmax, reference.sampled_softmax),
+    "bce": (
+        lambda h, t, p, n, route: fused.bce(h, t, p, n, route=route),
+        lambda p, n: reference.gbce(p, n, 1.0),
+    ),
+    "sampled_softmax": (
+        lambda h, t, p, n, route: fused.sampled_softmax(h, t, p, n, route=route),
+        reference.sampled_softmax,
+    ),
 }
+ON_CPU = ["native", "portable", "catalogue"]
 
 
-@pytest.mark.parametrize("name", ROUTES)
+@pytest.fixture(autouse=True)
+def _compiler():
+    if native.load() is None and "GSAS_LAB_CI" in os.environ:
+        pytest.fail("the native route does not build")
+
+
+def needs(route):
+    if route == "native" and native.load() is None:
+        pytest.skip("no C++ compiler")
+
+
+def literally(loss, hidden, table, positives, negatives):
+    every = reference.scores(hidden, table, torch.cat([positives[:, None], negatives], 1))
+    return loss(every[:, 0], every[:, 1:])
+
+
+@pytest.mark.parametrize("route", ON_CPU)
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("k", [1, 16, 49])
 @pytest.mark.parametrize("scale", [0.1, 5.0])  # 5: scores beyond ±80
-def test_fused_losses_equal_the_literal_form_and_its_gradients(name, k, scale):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_losses_equal_the_literal_form_and_its_gradients(name, k, scale, route, dtype):
+    """Within 1e-5 of the largest gradient; in bf16, of the same rounded inputs, its own rounding."""
+    needs(route)
     hidden, table, positives, negatives = case(k, scale)
-    ours, literal = ROUTES[name]
-
-    def naive(h, t):
-        every = reference.scores(h, t, torch.cat([positives[:, None], negatives], 1))
-        return literal(every[:, 0], every[:, 1:])
-
-    value, gradients = slopes(lambda h, t: ours(h, t, positives, negatives), hidden, table)
-    truth, expected = slopes(naive, hidden.double(), table.double())
+    hidden = hidden.to(dtype)  # what an encoder in bf16 hands over; the table stays in float32
+    ours, literal = LOSSES[name]
+    value, gradients = slopes(lambda h, t: ours(h, t, positives, negatives, route), hidden, table)
+    truth, expected = slopes(
+        lambda h, t: literally(literal, h, t, positives, negatives), hidden.double(), table.double()
+    )
     assert value.double() == pytest.approx(truth.item(), rel=1e-5)
     for got, wanted in zip(gradients, expected, strict=True):
-        error = (got.double() - wanted).abs().max() / wanted.abs().max()
-        assert error < 1e-5
+        rounding = 2**-8 if got.dtype == torch.bfloat16 else 1e-5
+        assert (got.double() - wanted).abs().max() <= rounding * wanted.abs().max()
+
+
+@pytest.mark.parametrize("route", ON_CPU)
+@pytest.mark.parametrize("name", LOSSES)
+def test_positions_of_padding_take_no_part(name, route):
+    needs(route)
+    hidden, table, positives, negatives = case(16, 0.5)
+    ours, literal = LOSSES[name]
+    positives[[0, 5, 32]] = 0
+    real = positives != 0
+    value, gradients = slopes(lambda h, t: ours(h, t, positives, negatives, route), hidden, table)
+    truth, expected = slopes(
+        lambda h, t: literally(literal, h[real], t, positives[real], negatives[real]),
+        hidden.double(), table.double(),
+    )  # fmt: skip
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5)
+    assert not gradients[0][~real].any()
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert (got.double() - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    nothing, gradients = slopes(
+        lambda h, t: ours(h, t, torch.zeros_like(positives), negatives, route), hidden, table
+    )
+    assert nothing == 0 and not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("d", native.WIDTHS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_native_route_in_every_width_in_chunks_and_with_threads(d, threads):
+    needs("native")
+    g = torch.Generator().manual_seed(d)
+    hidden, table = torch.randn(2_500, d, generator=g), torch.randn(N_ITEMS + 1, d, generator=g)
+    positives = torch.randint(0, N_ITEMS + 1, (len(hidden),), generator=g)
+    negatives = torch.randint(1, N_ITEMS + 1, (len(hidden), 5), generator=g)
+    found = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        value, gradients = slopes(
+            lambda h, t: fused.gbce(h, t, positives, negatives, 0.3, route="native"), hidden, table
+        )
+    finally:
+        torch.set_num_threads(found)
+    truth, expected = slopes(
+        lambda h, t: fused.gbce(h, t, positives, negatives, 0.3, route="portable"),
+        hidden.double(), table.double(),
+    )  # fmt: skip
+    assert value.double() == pytest.approx(truth.item(), rel=1e-6)
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert (got.double() - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_the_native_route_refuses_what_is_not_there_and_shows_nan():
+    needs("native")
+    hidden, table, positives, negatives = case(4, 0.5)
+    negatives[3, 1] = N_ITEMS + 1
+    with pytest.raises(InputError, match="outside the table's 51 rows"):
+        fused.gbce(hidden, table, positives, negatives, 0.3, route="native")
+    with pytest.raises(InputError, match="d = 8 is not in"):
+        fused.gbce(hidden[:, :8], table[:, :8], positives, positives[:, None], 0.3, route="native")
+    for loss in (lambda *x: fused.gbce(*x, 0.3, route="native"), fused.sampled_softmax):
+        hidden[7, 2] = torch.nan
+        assert loss(hidden, table, positives, positives[:, None]).isnan()
+
+
+def test_without_a_compiler_the_portable_route_is_taken_and_the_log_says_why(
+    monkeypatch, tmp_path, caplog
+):
+    hidden, table, positives, negatives = case(1, 0.5)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for setting, words in (
+        ({"PATH": "/nonexistent"}, "no C\\+\\+ compiler was found"),
+        ({"CXX": "false"}, "returned non-zero exit status"),
+        ({"GSAS_LAB_NATIVE": "0"}, "GSAS_LAB_NATIVE=0"),
+    ):
+        with monkeypatch.context() as context, caplog.at_level("INFO", "gsas_lab.native"):
+            for name, value in setting.items():
+                context.setenv(name, value)
+            native.load.cache_clear()
+            assert fused.choose(hidden, table, negatives) == "portable"
+            assert re.search(words, caplog.text), caplog.text
+            with pytest.raises(InputError, match="choose route='portable'"):
+                fused.gbce(hidden, table, positives, negatives, 0.3, route="native")
+        caplog.clear()
+    native.load.cache_clear()
+
+
+def test_the_route_is_chosen_by_rule_and_can_be_forced():
+    hidden, table, positives, negatives = case(1, 0.5)
+    if native.load() is not None:
+        assert fused.choose(hidden, table, negatives) == "native"
+    many = torch.ones(33, 40, dtype=torch.long)
+    assert fused.choose(hidden.double(), table.double(), many) == "catalogue"
+    assert fused.choose(hidden.double(), table.double(), negatives) == "portable"
+    assert fused.choose(hidden[:, :8], table[:, :8], negatives) == "portable"
+    with pytest.raises(InputError, match="Route 'fast' is unknown: choose one of auto, native"):
+        fused.gbce(hidden, table, positives, negatives, 0.3, route="fast")
+    with pytest.raises(InputError, match="needs CUDA and Triton"):
+        fused.gbce(hidden, table, positives, negatives, 0.3, route="triton")
+
+
+def test_a_fused_loss_scales_and_goes_backward_once():
+    hidden, table, positives, negatives = case(4, 0.5)
+    hidden.requires_grad_()
+    one = fused.gbce(hidden, table, positives, negatives, 0.3)
+    (plain,) = torch.autograd.grad(one, hidden, retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once"):
+        one.backward()
+    (tripled,) = torch.autograd.grad(
+        3 * fused.gbce(hidden, table, positives, negatives, 0.3), hidden
+    )
+    torch.testing.assert_close(tripled, 3 * plain)
 
 
 def test_the_fused_bias_is_added_to_every_score_and_gets_its_gradient():

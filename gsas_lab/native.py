@@ -1,0 +1,127 @@
+"""The native route of `fused`: native.cpp, compiled for this very machine when it is first needed.
+
+The compiler takes a few seconds, once; the library is kept in the user's cache folder under a name
+that holds its source and this machine's kind of processor. Where there is no C++20 compiler, or
+GSAS_LAB_NATIVE=0 is set, `load` returns None, logs why, and `fused` takes the portable route.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gsas_lab.errors import InputError
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+WIDTHS = (16, 32, 48, 64, 96, 128, 256)  # of d, as compiled
+_FLAGS = "-std=c++20 -O3 -fPIC -shared -pthread -Wno-psabi".split()
+_log = logging.getLogger(__name__)
+
+
+class _Work(ctypes.Structure):
+    """As `Work` in native.cpp."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in "hidden table positives negatives".split()],
+        *[(name, ctypes.c_void_p) for name in "d_hidden d_table".split()],
+        *[(name, ctypes.c_int64) for name in "positions k rows chunk threads softmax".split()],
+        *[(name, ctypes.c_float) for name in "beta bias scale".split()],
+        *[(name, ctypes.c_double) for name in "loss d_bias".split()],
+    ]
+
+
+def sampled(
+    softmax: bool,
+    beta: float,
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean loss and its gradients: see `fused`. Computed in float32 on CPU.
+
+    hidden (P, d), table (n_items + 1, d), d one of WIDTHS, positives (P,), negatives (P, k)
+    -> loss (), d_hidden (P, d), d_table (n_items + 1, d), d_bias (); positions with positive 0 take
+    no part. InputError for an item that is not in the table. The order of summation depends on the number of threads and on nothing else.
+    """
+    library = load()
+    if library is None:
+        raise InputError("The native route could not be built here: choose route='portable'.")
+    hidden, table = (x.detach().float().contiguous() for x in (hidden, table))
+    positives, negatives = (x.long().contiguous() for x in (positives, negatives))
+    d_hidden, d_table = torch.empty_like(hidden), torch.empty_like(table)
+    (positions, d), rows, k = hidden.shape, len(table), negatives.shape[1]
+    work = _Work(
+        *(x.data_ptr() for x in (hidden, table, positives, negatives, d_hidden, d_table)),
+        positions=positions,
+        k=k,
+        rows=rows,
+        # Short enough for the hidden states to stay in the second cache, long enough for an item
+        # to be met many times.
+        chunk=max(1024, 40 * rows // (k + 1)),
+        threads=torch.get_num_threads(),
+        softmax=softmax,
+        beta=beta,
+        bias=0.0 if bias is None else float(bias),
+        scale=1 / max(int(positives.count_nonzero()), 1),
+    )
+    if library.sampled(ctypes.byref(work), d):
+        raise InputError(
+            f"An item lies outside the table's {rows} rows, or d = {d} is not in {WIDTHS}."
+        )
+    return hidden.new_tensor(work.loss), d_hidden, d_table, hidden.new_tensor(work.d_bias)
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+    """The compiled library, built if need be; None, and a line in the log, where it cannot be."""
+    if os.environ.get("GSAS_LAB_NATIVE") == "0":
+        _log.info("GSAS_LAB_NATIVE=0: the portable route is used")
+        return None
+    try:
+        path = _path()
+        if not path.exists():
+            _build(path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        _log.info("no native route, the portable one is used: %s", said)
+        return None
+
+
+def _path() -> Path:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    told = "\n".join([SOURCE.read_text(), *_FLAGS, platform.machine(), processor])
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gsas-lab" / f"native-{name}.so"
+
+
+def _build(path: Path) -> None:
+    named = [os.environ.get("CXX"), "c++", "g++", "clang++"]
+    compiler = next((found for name in named if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError("no C++ compiler was found")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        tune = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+        subprocess.run(
+            [compiler, *_FLAGS, tune, str(SOURCE), "-o", str(built)],
+            check=True, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        os.replace(built, path)  # whole or not at all: several processes may build at once
