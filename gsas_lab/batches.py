@@ -1,9 +1,10 @@
-"""Histories -> batches, with little wasted padding. What a batch is, is said here and only here.
+"""Histories -> batches, with next to no padding. What a batch is, is said here and only here.
 
-A batch holds the windows of `batch_size` users. Inside it the windows are sorted by length and cut
-into groups, each padded on the right to its own longest only; a causal encoder never lets a real
-position see what stands to its right, so padding needs no mask. Which users share a batch is decided
-by the shuffle alone, never by length. Positives are kept for real positions only.
+A batch holds the windows of `batch_size` users. Inside it the windows are packed into rows of one
+length, several to a row, by first fit from the longest on: 99 % of MovieLens-1M's places are real,
+where one window a row leaves 54 %. Each window sees itself alone (`segments`) and counts its
+positions back from its own end, so a packed window gets the hidden states that it gets alone. Which
+users share a batch is decided by the shuffle, never by length.
 """
 
 from collections.abc import Iterator
@@ -13,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsas_lab.interactions import PAD
 from gsas_lab.splits import Histories
 
 WINDOWS = ("last", "all")
-_GROUP = 16  # windows padded together: smaller wastes less padding, larger makes fewer calls
 
 
 class Batch(NamedTuple):
-    """Some users' windows: what is read, and what came next."""
+    """Some users' windows, packed: what is read, and what came next. All (R, L), int64."""
 
-    items: tuple[Tensor, ...]  # groups (b, T), int64, padded on the right
-    positives: Tensor  # (P,) the next item at each real position, group by group, row by row
+    items: Tensor  # 0 where nothing is
+    positions: Tensor  # of each item in its window, the last one being max_length − 1
+    segments: Tensor  # which window of its row an item belongs to, from 1 on; 0 where nothing is
+    positives: Tensor  # the next item; 0 where nothing is
 
 
 def pad_right(rows: list[np.ndarray], length: int) -> Tensor:
@@ -77,18 +78,53 @@ def epoch(
     return [spans[start : start + batch_size] for start in range(0, len(spans), batch_size)]
 
 
-def batches(histories: Histories, plan: list[np.ndarray]) -> Iterator[Batch]:
-    """The batches of one epoch's plan."""
+def batches(
+    histories: Histories, plan: list[np.ndarray], max_length: int, rows_in: int = 1
+) -> Iterator[Batch]:
+    """The batches of one epoch's plan, all of one row length: its longest window's.
+
+    rows_in: the number of rows is rounded up to a multiple of it, so that few shapes occur.
+    """
+    length = max(int((spans[:, 1] - spans[:, 0]).max()) - 1 for spans in plan)
     for spans in plan:
-        spans = spans[np.argsort(spans[:, 0] - spans[:, 1], kind="stable")]  # longest first
-        groups, positives = [], []
-        for start in range(0, len(spans), _GROUP):
-            begin, end = spans[start : start + _GROUP].T
-            column = np.arange((end - begin).max() - 1)
-            real = column < (end - begin - 1)[:, None]  # (b, T)
-            place = np.where(real, begin[:, None] + column, 0)
-            groups.append(
-                torch.from_numpy(np.where(real, histories.items[place], PAD).astype(np.int64))
-            )
-            positives.append(histories.items[place[real] + 1])
-        yield Batch(tuple(groups), torch.from_numpy(np.concatenate(positives).astype(np.int64)))
+        begin, count = spans[:, 0], spans[:, 1] - spans[:, 0] - 1
+        row, offset, nth = pack(count, length)
+        n_rows = -(-(int(row.max()) + 1) // rows_in) * rows_in
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        place = np.repeat(row * length + offset, count) + within
+        source = np.repeat(begin, count) + within
+        columns = (
+            histories.items[source],
+            within + max_length - np.repeat(count, count),
+            np.repeat(nth, count),
+            histories.items[source + 1],
+        )
+        filled = np.zeros((len(columns), n_rows * length), np.int64)
+        for line, values in zip(filled, columns, strict=True):
+            line[place] = values
+        yield Batch(*torch.from_numpy(filled.reshape(-1, n_rows, length)))
+
+
+def pack(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First fit, longest first: windows of counts (n,) ≤ length -> row, offset, number in the row."""
+    row, offset, nth = np.zeros((3, len(counts)), np.int64)
+    used: list[int] = []  # places taken in each row
+    held: list[int] = []  # windows in each row
+    smallest = int(counts.min())
+    open_from = 0  # rows before this one have no room for any window
+    for window in np.argsort(-counts, kind="stable").tolist():
+        count = int(counts[window])
+        for place in range(open_from, len(used)):
+            if used[place] + count <= length:
+                break
+        else:
+            place = len(used)
+            used.append(0)
+            held.append(0)
+        row[window], offset[window] = place, used[place]
+        used[place] += count
+        held[place] += 1
+        nth[window] = held[place]
+        while open_from < len(used) and used[open_from] + smallest > length:
+            open_from += 1
+    return row, offset, nth

@@ -8,6 +8,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
 
 BLOCKS = ("paper", "modern")
+_NEVER = -1e30  # as a logit: e^x is 0, and unlike −∞ it leaves no NaN behind
 
 
 class Block(nn.Module):
@@ -21,46 +22,56 @@ class Block(nn.Module):
 
     def __init__(self, d: int, heads: int, dropout: float, variant: str):
         super().__init__()
-        self.heads, self.paper, self.dropout = heads, variant == "paper", dropout
+        self.heads, self.paper, self.drop = heads, variant == "paper", Dropout(dropout)
         width = d if self.paper else 4 * d
         self.attention_norm, self.forward_norm = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.query, self.key_value = nn.Linear(d, d), nn.Linear(d, 2 * d)
+        self.query_key_value = nn.Linear(d, 3 * d)
         self.output = nn.Identity() if self.paper else nn.Linear(d, d)
         self.expand, self.contract = nn.Linear(d, width), nn.Linear(width, d)
 
-    def forward(self, x: Tensor, last: Tensor | None = None) -> Tensor:
-        """x (B, T, d) -> (B, T, d); with positions last (B,) only what stands there, (B, 1, d)."""
+    def forward(
+        self, x: Tensor, barred: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, d) -> (B, T, d); with positions last (B,) only what stands there, (B, 1, d).
+
+        barred (B, 1 or T, T): −∞ (a large negative number) where a position must not look, 0 where
+        it may; None: what stands to its right.
+        """
         memory = x if self.paper else self.attention_norm(x)
         if last is not None:
             x = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))  # (B, 1, d)
-        query = self.attention_norm(x)
-        mixed = self.attend(query, memory, last)
+        query = self.attention_norm(x) if self.paper or last is not None else memory
+        mixed = self.attend(query, memory, barred)
         if self.paper:
             x = self.forward_norm(query + mixed)
             return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
         x = x + self.drop(self.output(mixed))
         return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
 
-    def attend(self, query: Tensor, memory: Tensor, last: Tensor | None) -> Tensor:
-        """softmax(QKᵀ/√(d/heads))V over positions up to and with one's own: (B, T or 1, d)."""
-        q = self.query(query).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, T, d/h)
-        k, v = (
-            half.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for half in self.key_value(memory).chunk(2, dim=-1)
-        )
-        dropped = self.dropout if self.paper and self.training else 0.0
-        seen = None  # causal, or for one query a row: what stands up to `last`, (B, 1, 1, T)
-        if last is not None:
-            seen = (torch.arange(memory.shape[1], device=last.device) <= last[:, None])[
-                :, None, None
-            ]
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, seen, dropout_p=dropped, is_causal=seen is None
-        )
-        return mixed.transpose(1, 2).flatten(2)
-
-    def drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+    def attend(self, query: Tensor, memory: Tensor, barred: Tensor | None) -> Tensor:
+        """softmax(QKᵀ/√(d/heads))V over the positions that one may look at: (B, T or 1, d)."""
+        d = query.shape[-1]
+        if query is memory:
+            q, k, v = self.query_key_value(memory).chunk(3, dim=-1)
+        else:
+            weight, bias = self.query_key_value.weight, self.query_key_value.bias
+            q = F.linear(query, weight[:d], bias[:d])
+            k, v = F.linear(memory, weight[d:], bias[d:]).chunk(2, dim=-1)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1) for part in (q, k, v)
+        )  # (B · heads, T, d / heads)
+        if barred is None and not (self.paper and self.training):
+            mixed = F.scaled_dot_product_attention(
+                q[:, None], k[:, None], v[:, None], is_causal=True
+            )[:, 0]
+        else:
+            if barred is None:
+                barred = mask(query.new_ones(1, query.shape[1]))
+            barred = barred[:, None].expand(len(query), self.heads, -1, -1).flatten(0, 1)
+            logits = torch.baddbmm(barred, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+            weights = logits.softmax(-1)
+            mixed = (self.drop(weights) if self.paper else weights) @ v
+        return mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
 
 class SASRec(nn.Module):
@@ -68,7 +79,8 @@ class SASRec(nn.Module):
 
     Items (B, T) are padded on the *right*. A position sees only what stands left of it, so padding
     cannot leak, and no row is ever fully masked, so it cannot become NaN. Positions count back from
-    the last real item (it is always number max_length − 1), as in the usual left-padded form.
+    the last real item (it is always number max_length − 1), as in the usual left-padded form. Rows
+    may also be packed with several histories each, see `batches.Batch`.
 
     tied: the table that scores is the one that reads (modern) or its own (paper).
     bias: start value of one scalar added to all scores, or None for no bias.
@@ -91,7 +103,7 @@ class SASRec(nn.Module):
             raise InputError(f"Block '{variant}' is unknown: choose one of {', '.join(BLOCKS)}.")
         if d % heads:
             raise InputError(f"d = {d} cannot be shared by heads = {heads}: choose a divisor of d.")
-        self.n_items, self.max_length, self.dropout = n_items, max_length, dropout
+        self.n_items, self.max_length, self.drop = n_items, max_length, Dropout(dropout)
         self.item_embedding = nn.Embedding(n_items + 1, d)
         self.position_embedding = nn.Embedding(max_length, d)
         self.output_embedding = self.item_embedding if tied else nn.Embedding(n_items + 1, d)
@@ -106,20 +118,26 @@ class SASRec(nn.Module):
         """(n_items + 1, d) what the hidden states are compared with; row 0 is padding."""
         return self.output_embedding.weight
 
-    def forward(self, items: Tensor) -> Tensor:
-        """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d)."""
-        x = self.embed(items)
+    def forward(
+        self, items: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d).
+
+        Packed rows say the position of each item and the history that it belongs to: (B, T) both.
+        """
+        x = self.embed(items, positions)
+        barred = None if segments is None else mask(segments)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, barred)
         return self.norm(x)
 
-    def embed(self, items: Tensor) -> Tensor:
+    def embed(self, items: Tensor, positions: Tensor | None = None) -> Tensor:
         """What the first block reads: item plus position, (B, T, d)."""
-        length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
-        position = torch.arange(items.shape[1], device=items.device) - length + self.max_length
-        position = position.clamp(max=self.max_length - 1)  # padding: any will do
-        x = self.item_embedding(items) + self.position_embedding(position)  # (B, T, d)
-        return dropout(x, self.dropout, self.training)
+        if positions is None:
+            length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
+            positions = torch.arange(items.shape[1], device=items.device) - length + self.max_length
+            positions = positions.clamp(max=self.max_length - 1)  # padding: any will do
+        return self.drop(self.item_embedding(items) + self.position_embedding(positions))
 
     def last_hidden(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right, none empty -> hidden state of the last real one (B, d).
@@ -129,7 +147,10 @@ class SASRec(nn.Module):
         x = self.embed(items)
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.norm(self.blocks[-1](x, (items != PAD).sum(1) - 1)[:, 0])
+        last = (items != PAD).sum(1) - 1
+        right = torch.arange(items.shape[1], device=items.device) > last[:, None]  # (B, T)
+        barred = torch.where(right, _NEVER, 0.0)[:, None].to(x.dtype)
+        return self.norm(self.blocks[-1](x, barred, last)[:, 0])
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.
@@ -143,16 +164,30 @@ class SASRec(nn.Module):
         return scores
 
 
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+def mask(segments: Tensor) -> Tensor:
+    """segments (B, T) -> (B, T, T), to be added to logits: one's own history, up to oneself."""
+    length = segments.shape[1]
+    own = segments[:, :, None] == segments[:, None, :]
+    own &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    return torch.where(own, 0.0, _NEVER)
+
+
+class Dropout(nn.Module):
     """Dropout from random bytes: the probability is rounded to 1/256. x of any shape.
 
-    Eight elements share one 64-bit draw of torch's global generator, which on CPU costs a quarter
-    of `F.dropout`.
+    Eight elements share one 64-bit draw, which on CPU costs a quarter of `F.dropout`. `generator`:
+    what it draws from, on the device of x; None: torch's global one.
     """
-    threshold = round(p * 256)
-    if not training or threshold == 0:
-        return x
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-    draws.random_(-(2**63), None)
-    keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-    return x * keep.to(x.dtype).mul_(256 / (256 - threshold))
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.threshold = round(p * 256)
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.threshold == 0:
+            return x
+        draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        draws.random_(-(2**63), None, generator=self.generator)
+        keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
+        return x * keep.to(x.dtype).mul_(256 / (256 - self.threshold))

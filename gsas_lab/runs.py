@@ -32,7 +32,7 @@ from gsas_lab.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
-FORMAT = 1  # of run folders: a change that alters results counts it up
+FORMAT = 2  # of run folders: a change that alters results counts it up
 
 
 def _option(default: Any, text: str, choices: tuple = ()) -> Any:
@@ -75,6 +75,7 @@ class Settings:
     weight_decay: float = _option(0.0, "AdamW's weight decay")
     warmup: float = _option(0.0, "share of the epochs in which lr rises")
     cooldown: float = _option(0.0, "share of the epochs, at the end, in which lr falls to 0")
+    precision: str = _option("float32", "of the encoder's products", training.PRECISIONS)
     seed: int = _option(1, "of weights, order, negatives and dropout")
     device: str = _option("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
 

@@ -9,7 +9,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ import torch
 from torch import Tensor
 
 from gsas_lab import batches, fused, theory
-from gsas_lab.encoders import SASRec
+from gsas_lab.batches import Batch
+from gsas_lab.encoders import Dropout, SASRec
 from gsas_lab.errors import InputError
-from gsas_lab.interactions import PAD
 from gsas_lab.samplers import Sampler, whole_catalogue
 from gsas_lab.splits import Histories
 
+PRECISIONS = ("float32", "bfloat16")
 LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax")
 Objective = Callable[[SASRec, Tensor, Tensor, torch.Generator], Tensor]
 
@@ -41,6 +44,7 @@ class Schedule:
     cooldown: float  # share of the epochs, at the end, in which lr falls to 0
     patience: int  # epochs without a better validation NDCG@10 before stopping
     windows: str
+    precision: str = "float32"  # of the encoder's products; the loss is always float32
 
     def rate(self, progress: float) -> float:
         """Learning rate when a share `progress` (0…1) of the epochs is done."""
@@ -60,7 +64,10 @@ class Progress:
 
 
 def objective(loss: str, k: int, t: float, sampler: Sampler, n_items: int) -> Objective:
-    """A named loss as a function of (model, hidden (P, d), positives (P,), generator) -> scalar."""
+    """A named loss as a function of (model, hidden (P, d), positives (P,), generator) -> scalar.
+
+    Positions of padding, whose positive is 0, take no part in it.
+    """
     if loss not in LOSSES:
         raise InputError(f"Loss '{loss}' is unknown: choose one of {', '.join(LOSSES)}.")
     if loss == "softmax":
@@ -106,14 +113,12 @@ def fit(
     Raises InputError if the loss is not finite, naming the epoch and step.
     """
     device = model.table.device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
-    )
+    step = Step(model, loss, schedule)
     progress, best_weights = Progress(), copy.deepcopy(model.state_dict())
     if checkpoint.exists():
         saved = read_checkpoint(checkpoint, identity)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        step.optimizer.load_state_dict(saved["optimizer"])
         progress, best_weights = Progress(**saved["progress"]), saved["best"]
 
     bar = _bar(schedule.epochs, progress.epoch, label)
@@ -122,34 +127,24 @@ def fit(
             break
         epoch = progress.epoch
         rng = np.random.default_rng([seed, epoch])
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))  # negatives
-        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        step.seed(int(rng.integers(2**62)), int(rng.integers(2**62)))
         plan = batches.epoch(
             histories, model.max_length, schedule.batch_size, schedule.windows, rng
         )
+        counts = [int((spans[:, 1] - spans[:, 0] - 1).sum()) for spans in plan]
         model.train()
-        started, total, positions = time.perf_counter(), 0.0, 0
-        for step, batch in enumerate(batches.batches(histories, plan)):
-            rate = schedule.rate((epoch + (step + 1) / len(plan)) / schedule.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            positives = batch.positives.to(device)
-            hidden = []  # (P, d) in the end: real positions only
-            for items in batch.items:
-                items = items.to(device)
-                hidden.append(model(items)[items != PAD])
-            value = loss(model, torch.cat(hidden), positives, generator)
-            if not torch.isfinite(value):
-                raise InputError(
-                    f"The loss became {value.item()} in epoch {epoch + 1}, step {step + 1} of "
-                    f"{len(plan)}: lower the learning rate (lr = {schedule.lr}) or raise warmup."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(positives)
-            positions += len(positives)
+        started, values = time.perf_counter(), []
+        on_gpu = device.type == "cuda"
+        for number, batch in enumerate(
+            _ahead(batches.batches(histories, plan, model.max_length, 8 if on_gpu else 1), on_gpu)
+        ):
+            rate = schedule.rate((epoch + (number + 1) / len(plan)) / schedule.epochs)
+            values.append(step(batch, rate))
+            if not on_gpu:  # a GPU is asked once an epoch: each answer would hold it up
+                _check(values[-1:], epoch, len(plan), schedule, number)
             bar.update(1 / len(plan))
+        _check(values, epoch, len(plan), schedule)
+        mean_loss = float(np.average(torch.stack(values).tolist(), weights=counts))
         seconds = time.perf_counter() - started
         model.eval()
         ndcg = validate(model)
@@ -157,9 +152,9 @@ def fit(
         progress.history.append(
             {
                 "epoch": progress.epoch,
-                "loss": total / positions,
+                "loss": mean_loss,
                 "ndcg@10": ndcg,
-                "positions": positions,
+                "positions": sum(counts),
                 "seconds": seconds,
             }
         )
@@ -172,13 +167,13 @@ def fit(
                 "identity": identity,
                 "model": model.state_dict(),
                 "best": best_weights,
-                "optimizer": optimizer.state_dict(),
+                "optimizer": step.optimizer.state_dict(),
                 "progress": vars(progress),
             },
         )
         bar.set_postfix_str(
-            f"loss {total / positions:.4f}, val NDCG@10 {ndcg:.4f} (best {progress.best:.4f}), "
-            f"{positions / seconds:,.0f} positions/s"
+            f"loss {mean_loss:.4f}, val NDCG@10 {ndcg:.4f} (best {progress.best:.4f}), "
+            f"{sum(counts) / seconds:,.0f} positions/s"
         )
         if on_epoch:
             on_epoch(progress.history)
@@ -186,6 +181,122 @@ def fit(
     model.load_state_dict(best_weights)
     model.eval()
     return progress
+
+
+class Step:
+    """One step: batch -> hidden states -> loss -> gradients -> AdamW. -> the loss, on the device.
+
+    On CUDA a step of one shape is captured as a graph when it has been taken a few times, and is
+    replayed from then on: one launch where there were hundreds, with nothing read back. Whatever is
+    random comes from two generators of its own, so that several models can train side by side.
+    """
+
+    WARM = 3  # steps before a capture: everything is compiled and allocated by then
+
+    def __init__(self, model: SASRec, loss: Objective, schedule: Schedule):
+        self.model, self.loss = model, loss
+        self.device = model.table.device
+        self.autocast = schedule.precision == "bfloat16"
+        self.negatives, self.noise = torch.Generator(self.device), torch.Generator(self.device)
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.generator = self.noise
+        cuda = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=torch.tensor(schedule.lr, device=self.device) if cuda else schedule.lr,
+            weight_decay=schedule.weight_decay,
+            fused=True,
+            capturable=cuda,
+        )
+        self.taken: dict[tuple[int, ...], int] = {}  # steps of each shape
+        self.captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
+
+    def seed(self, negatives: int, noise: int) -> None:
+        self.negatives.manual_seed(negatives)
+        self.noise.manual_seed(noise)
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            if self.device.type == "cuda":
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if self.device.type != "cuda":
+            return self.compute(Batch(*(x.to(self.device) for x in batch)))
+        shape = tuple(batch.items.shape)
+        self.taken[shape] = self.taken.get(shape, 0) + 1
+        if self.taken[shape] <= self.WARM:
+            return self._aside(Batch(*(x.to(self.device, non_blocking=True) for x in batch)))
+        if shape not in self.captured:
+            self.captured[shape] = self._capture(batch)
+        graph, inputs, value = self.captured[shape]
+        for place, given in zip(inputs, batch, strict=True):
+            place.copy_(given, non_blocking=True)
+        graph.replay()
+        return value.clone()
+
+    def compute(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            hidden = self.model(batch.items, batch.positions, batch.segments)
+        value = self.loss(
+            self.model, hidden.float().flatten(0, 1), batch.positives.flatten(), self.negatives
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        self.optimizer.step()
+        return value.detach()
+
+    def _aside(self, batch: Batch) -> Tensor:
+        """A step on another stream, as what is captured later must have run there first."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            value = self.compute(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return value
+
+    def _capture(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch, Tensor]:
+        inputs = Batch(*(x.to(self.device) for x in batch))
+        graph = torch.cuda.CUDAGraph()
+        for generator in (self.negatives, self.noise):
+            graph.register_generator_state(generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            value = self.compute(inputs)
+        return graph, inputs, value
+
+
+def _check(
+    values: list[Tensor], epoch: int, steps: int, schedule: Schedule, first: int = 0
+) -> None:
+    """InputError if a loss of the steps from `first` on is not finite, naming that step."""
+    finite = torch.stack(values).isfinite()
+    if finite.all():
+        return
+    step = int(finite.long().argmin())
+    raise InputError(
+        f"The loss became {values[step].item()} in epoch {epoch + 1}, step {first + step + 1} of "
+        f"{steps}: "
+        f"lower the learning rate (lr = {schedule.lr}) or raise warmup."
+    )
+
+
+def _ahead(made: Iterator[Batch], on_gpu: bool) -> Iterator[Batch]:
+    """For a GPU the next batches are made, in pinned memory, while it works on this one."""
+    if not on_gpu:
+        yield from made
+        return
+    with ThreadPoolExecutor(1) as worker:
+
+        def prepare() -> Batch | None:
+            batch = next(made, None)
+            return batch and Batch(*(x.pin_memory() for x in batch))
+
+        waiting = deque(worker.submit(prepare) for _ in range(4))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(worker.submit(prepare))
+            yield batch
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

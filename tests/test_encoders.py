@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gsas_lab.encoders import SASRec, dropout
+from gsas_lab.encoders import Dropout, SASRec
 from gsas_lab.errors import InputError
 
 VARIANTS = ["paper", "modern"]
@@ -67,8 +67,11 @@ def literal_paper_block(block, x):
     """Query = LN(x), key and value un-normed, + query, LN, feed-forward with ReLU, + residual."""
     t, d = x.shape[1], x.shape[2]
     query_in = block.attention_norm(x)
-    key, value = block.key_value(x).split(d, dim=-1)
-    query = block.query(query_in)
+    weights, biases = block.query_key_value.weight.split(d), block.query_key_value.bias.split(d)
+    query, key, value = (
+        given @ weight.T + bias
+        for given, weight, bias in zip((query_in, x, x), weights, biases, strict=True)
+    )
     mixed = []
     for q, k, v in zip(
         query.chunk(block.heads, -1), key.chunk(block.heads, -1), value.chunk(block.heads, -1),
@@ -103,13 +106,31 @@ def test_tied_bias_and_padding_column():
     assert plain[0, 0] == -torch.inf and plain.shape == (1, 21)
 
 
-def test_dropout_keeps_the_mean_and_drops_the_share():
-    torch.manual_seed(0)
-    x = torch.ones(200_001)
-    dropped = dropout(x, 0.25, True)
+def test_dropout_keeps_the_mean_drops_the_share_and_draws_from_its_generator():
+    drop, x = Dropout(0.25), torch.ones(200_001)
+    drop.generator = torch.Generator().manual_seed(0)
+    dropped = drop(x)
     assert (dropped == 0).float().mean() == pytest.approx(0.25, abs=0.005)
     assert dropped.mean() == pytest.approx(1, abs=0.01)
-    assert torch.equal(dropout(x, 0.25, False), x)
+    assert not torch.equal(drop(x), dropped)
+    drop.generator.manual_seed(0)
+    assert torch.equal(drop(x), dropped)
+    assert torch.equal(drop.eval()(x), x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_packed_histories_get_the_hidden_states_that_they_get_alone(variant, training):
+    sasrec = model(variant, dropout=0.0).train(training)
+    histories = [[1, 2, 3], [4, 5, 6, 7], [8], [9, 10], [11, 12, 13, 14, 15, 16]]
+    items = torch.tensor([[1, 2, 3, 8, 9, 10], [4, 5, 6, 7, 0, 0], [11, 12, 13, 14, 15, 16]])
+    segments = torch.tensor([[1, 1, 1, 2, 3, 3], [1, 1, 1, 1, 0, 0], [1] * 6])
+    positions = torch.tensor([[3, 4, 5, 5, 4, 5], [2, 3, 4, 5, 0, 0], [0, 1, 2, 3, 4, 5]])
+    packed = sasrec(items, positions, segments)
+    assert torch.isfinite(packed).all()
+    for history in histories:
+        alone = sasrec(torch.tensor([history]))[0]
+        torch.testing.assert_close(packed[torch.isin(items, torch.tensor(history))], alone)
 
 
 def test_wrong_shapes_are_refused():

@@ -18,7 +18,8 @@ OTHER = {
     "exclude_seen": True, "block": "modern", "d": 16, "blocks": 2, "heads": 2, "max_length": 6,
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
     "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
-    "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "seed": 2, "device": "cpu",
+    "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "precision": "bfloat16",
+    "seed": 2, "device": "cpu",
 }  # fmt: skip
 DATA_FIELDS = {"dataset", "min_user", "min_item", "split", "validation_users", "exclude_seen"}
 

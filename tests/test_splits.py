@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gsas_lab.batches import batches, epoch, pad_right, windows
+from gsas_lab.batches import batches, epoch, pack, pad_right, windows
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
 from gsas_lab.splits import Histories, leave_one_out
@@ -78,38 +78,81 @@ HISTORIES = Histories(np.arange(1, 1001, dtype=np.int32), np.array([0, 3, 4, 504
 def positives_of(which, seed=0, max_length=7):
     rng = np.random.default_rng(seed)
     plan = epoch(HISTORIES, max_length, 2, which, rng)
-    return [batch for batch in batches(HISTORIES, plan)]
+    return [batch for batch in batches(HISTORIES, plan, max_length)]
+
+
+def real(column):
+    return column[column != 0].numpy()
 
 
 def test_all_windows_train_on_every_interaction_but_the_first_exactly_once():
     for seed in range(5):
-        seen = np.sort(np.concatenate([b.positives.numpy() for b in positives_of("all", seed)]))
+        seen = np.sort(np.concatenate([real(b.positives) for b in positives_of("all", seed)]))
         firsts = {1, 4, 5, 505}
         assert list(seen) == [i for i in range(1, 1001) if i not in firsts]
 
 
 def test_last_windows_train_on_the_last_items_only():
-    seen = np.sort(np.concatenate([b.positives.numpy() for b in positives_of("last")]))
+    seen = np.sort(np.concatenate([real(b.positives) for b in positives_of("last")]))
     assert list(seen) == [2, 3, *range(498, 505), *range(994, 1001)]
 
 
 @pytest.mark.parametrize("which", ["last", "all"])
 def test_each_positive_is_the_item_after_what_was_read(which):
     for batch in positives_of(which):
-        read = np.concatenate([items[items != 0].numpy() for items in batch.items])
-        assert list(batch.positives.numpy()) == list(read + 1)  # items count up in this data
-        for items in batch.items:  # padding is on the right only, and never a whole row
-            lengths = (items != 0).sum(1)
-            assert lengths.min() >= 1 and items.shape[1] == lengths.max() <= 7
-            assert all((row[:n] != 0).all() for row, n in zip(items, lengths, strict=True))
+        there = batch.items != 0
+        assert ((batch.positives - batch.items)[there] == 1).all()  # items count up in this data
+        for column in (batch.positives, batch.segments, batch.positions):
+            assert column.shape == batch.items.shape and not column[~there].any()
+        for row in range(len(batch.items)):
+            for segment in batch.segments[row].unique():
+                if segment:
+                    own = batch.segments[row] == segment
+                    assert (batch.items[row][own].diff() == 1).all(), "one window, in order"
+                    n = int(own.sum())
+                    assert batch.positions[row][own].tolist() == list(range(7 - n, 7))
+
+
+def test_windows_are_packed_whole_without_overlap_and_nearly_without_gaps():
+    rng = np.random.default_rng(0)
+    for length in (1, 7, 200):
+        counts = rng.integers(1, length + 1, 300)
+        row, offset, nth = pack(counts, length)
+        taken = np.zeros((row.max() + 1, length), int)
+        for r, start, count in zip(row, offset, counts, strict=True):
+            assert start + count <= length
+            taken[r, start : start + count] += 1
+        assert taken.max() == 1
+        assert len({*zip(row, nth, strict=True)}) == len(counts)
+        assert len(taken) <= 11 / 9 * counts.sum() / length + 1  # the bound of first fit decreasing
+
+
+def test_the_number_of_rows_can_be_rounded_up():
+    plan = epoch(HISTORIES, 7, 2, "all", np.random.default_rng(0))
+    for batch in batches(HISTORIES, plan, 7, rows_in=5):
+        assert batch.items.shape == (5, 7)
 
 
 def test_the_same_seed_gives_the_same_epoch_and_another_does_not():
     def order(seed):
-        return np.concatenate([b.positives.numpy() for b in positives_of("all", seed)])
+        return np.concatenate([real(b.positives) for b in positives_of("all", seed)])
 
     np.testing.assert_array_equal(order(1), order(1))
     assert (order(1) != order(2)).any()
+
+
+def test_no_user_is_favoured_by_the_packing():
+    """Which windows share a batch is the shuffle's choice alone, so lengths meet at random."""
+    lengths = np.arange(2, 42)
+    histories = Histories(np.ones(lengths.sum(), np.int32), np.concatenate([[0], lengths.cumsum()]))
+    first = np.zeros(len(lengths))  # how often a user is in the first of two batches
+    for seed in range(400):
+        plan = epoch(histories, 50, 20, "last", np.random.default_rng(seed))
+        batch = next(batches(histories, plan, 50))
+        met = plan[0][:, 1] - plan[0][:, 0]
+        assert (batch.items != 0).sum() == (met - 1).sum()
+        first[np.searchsorted(lengths, met)] += 1
+    assert abs(first - 200).max() < 5 * 10  # binomial(400, 1/2): one deviation is 10
 
 
 def test_no_user_is_favoured_by_where_the_windows_are_cut():
