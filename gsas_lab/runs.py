@@ -10,8 +10,10 @@ import math
 import os
 import platform
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -176,6 +178,7 @@ class Data:
     split: splits.Split
 
 
+_building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time
 _loaded: dict[tuple, Data] = {}  # the data sets of this process: read-only
 
 
@@ -277,7 +280,7 @@ def build(settings: Settings, n_items: int) -> SASRec:
     if settings.theory_start and settings.loss in BERNOULLI:
         alpha = theory.alpha(settings.k, n_items)
         bias = float(theory.converged_logit(1 / n_items, alpha, settings.beta(n_items)))
-    with torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return SASRec(
             n_items,
@@ -358,6 +361,31 @@ def train(
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     _write_json(folder / "metrics.json", result)  # last: its presence says that the run is whole
     return Run(settings, folder)
+
+
+def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list[Run]:
+    """Train several runs side by side in this process -> one Run each, in their order.
+
+    For small models, which do not fill the machine alone. On CPU each run computes with one thread,
+    so that its result is bit for bit that of `train` with one thread, whatever runs beside it; on
+    CUDA each has a stream of its own. at_once: None for as many as torch has threads.
+    """
+    at_once = at_once or torch.get_num_threads()
+    if at_once < 1:
+        raise InputError(f"at_once = {at_once}: choose 1 or more.")
+    for each in settings:
+        load_data(each)  # once, and not in every thread
+
+    def one(each: Settings) -> Run:
+        torch.set_num_threads(1)  # of this thread alone
+        if choose_device(each.device).type != "cuda":
+            return train(each)
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return train(each)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        found = {each: pool.submit(one, each) for each in settings}
+        return [found[each].result() for each in settings]
 
 
 @dataclass(frozen=True)
