@@ -2,7 +2,8 @@
 # make lab    opens them in JupyterLab
 # make site   the same as pages for readers without a kernel, with every explorer: outputs/site
 # make exercises   notebooks/exercises from notebooks/solutions
-# make bench  speed and memory beside the literal form: benchmarks/results.csv
+# make bench  speed and memory beside the literal form: benchmarks/results.csv; make bench-gpu: the
+#             same and a whole training on CUDA, with the PYTHON that has torch: results-cuda.csv
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
 DATASET ?= known-truth
@@ -16,7 +17,7 @@ export GSAS_LAB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: run lab site exercises bench test check
+.PHONY: run lab site exercises bench bench-gpu test check
 
 run: $(READY)
 	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
@@ -33,6 +34,9 @@ exercises: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+bench-gpu:
+	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/bench.py --device cuda
 
 test: $(READY)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks

@@ -1,19 +1,26 @@
-"""Speed and memory against the literal formulation, side by side: `make bench`.
+"""Speed and memory against the literal formulation, side by side: `make bench`, `make bench-gpu`.
 
 Each case runs in a process of its own, so that its peak memory is its own. Inside it the contestants
 take turns, A B A B, after one warm-up each; a row holds the times' 20th, 50th and 80th percentile,
-the ratio of the medians to the literal form, and for losses the largest error of loss and gradients
-against float64, without which no time counts. The literal form is `usual_gbce` of tests/reference.py.
+the ratio of the medians to the literal form, positions a second, the share of this machine's measured
+matrix-product rate (of the arithmetic that the case needs at least), and for losses the largest error
+of loss and gradients against float64, without which no time counts. The literal form is `usual_gbce`
+of tests/reference.py.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,45 +31,56 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import reference  # noqa: E402  (the tests' literal form is the baseline)
 
-from gsas_lab import batches, fused, recipes, runs, samplers, theory  # noqa: E402
+from gsas_lab import batches, fused, native, recipes, runs, samplers, training  # noqa: E402
 from gsas_lab.encoders import SASRec  # noqa: E402
 
 BETA = 0.3
 ITEMS = {"ML-1M": 3_416, "Beauty": 54_542, "Gowalla": 1_271_638}
 POSITIONS = {3_416: 4_096, 54_542: 2_048, 1_271_638: 1_024}
-Contestant = Callable[[], tuple[float, ...]]
+Contestant = Callable[[], tuple]
 
 
-def tensors(k: int, n_items: int, d: int) -> tuple:
+class Case(NamedTuple):
+    contestants: dict[str, Contestant]
+    positions: int = 0  # handled by one run
+    flops: float = 0  # floating-point operations that one run needs at least
+
+
+def tensors(k: int, n_items: int, d: int, device: str) -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(0)
-    hidden = torch.randn(POSITIONS[n_items], d, generator=g).div_(4).requires_grad_()
-    table = torch.randn(n_items + 1, d, generator=g).div_(4).requires_grad_()
+    hidden = torch.randn(POSITIONS[n_items], d, generator=g).div_(4)
+    table = torch.randn(n_items + 1, d, generator=g).div_(4)
     positives = torch.randint(1, n_items + 1, (len(hidden),), generator=g)
-    return hidden, table, positives, samplers.positive_excluded(positives, k, n_items, g)
+    negatives = samplers.positive_excluded(positives, k, n_items, g)
+    return [x.to(device) for x in (hidden, table, positives, negatives)]
 
 
-def losses(k: int, n_items: int, d: int = 128) -> dict:
+def losses(device: str, k: int, n_items: int, d: int = 128) -> Case:
     """The loss alone, forward and backward, from hidden states."""
-    hidden, table, positives, negatives = tensors(k, n_items, d)
+    hidden, table, positives, negatives = tensors(k, n_items, d, device)
+    hidden.requires_grad_()
+    table.requires_grad_()
 
-    def run(loss):
+    def run(loss: Callable) -> tuple:
         hidden.grad = table.grad = None
         value = loss(hidden, table, positives, negatives, BETA)
         value.backward()
-        return float(value.detach()), hidden.grad, table.grad
+        return value.detach(), hidden.grad, table.grad
 
-    return {
-        "literal": lambda: run(reference.usual_gbce),
-        "portable": lambda: run(fused.gbce),
-    }
+    routes = ["portable"] + (["triton"] if device == "cuda" else ["native"] * bool(native.load()))
+    routes += ["catalogue"] * (n_items < 10_000)
+    contestants = {"literal": lambda: run(reference.usual_gbce)}
+    for route in routes:
+        contestants[route] = lambda route=route: run(partial(fused.gbce, route=route))
+    return Case(contestants, len(hidden), 6 * d * len(hidden) * (k + 1))
 
 
-def exact(k: int, n_items: int, d: int = 128) -> tuple:
+def exact(device: str, k: int, n_items: int, d: int = 128) -> tuple:
     """Loss and gradients of `losses` in float64, a few hundred positions at a time."""
-    hidden, table, positives, negatives = tensors(k, n_items, d)
-    hidden, table = (x.detach().double().requires_grad_() for x in (hidden, table))
+    hidden, table, positives, negatives = tensors(k, n_items, d, device)
+    hidden, table = (x.double().requires_grad_() for x in (hidden, table))
     total = 0.0
-    for part in torch.arange(len(hidden)).split(256):
+    for part in torch.arange(len(hidden), device=device).split(256):
         items = torch.cat([positives[part, None], negatives[part]], 1)
         score = torch.einsum(
             "pd,pmd->pm", hidden[part], torch.nn.functional.embedding(items, table)
@@ -73,86 +91,124 @@ def exact(k: int, n_items: int, d: int = 128) -> tuple:
     return total, hidden.grad, table.grad
 
 
-def steps(k: int, d: int = 128) -> dict:
+def steps(device: str, k: int, d: int = 128) -> Case:
     """A training step at the paper's size: 128 windows of up to 200 items, dropout 0.5, AdamW."""
-    settings = runs.Settings(dataset="ml-1m", loss="gbce", k=k, t=0.75, d=d)
+    settings = replace(recipes.gsasrec(k), dataset="ml-1m", d=d)
     data = runs.load_data(settings)
-    n_items = data.split.n_items
-    rng = np.random.default_rng(0)
-    plan = batches.epoch(data.split.train, 200, 128, "last", rng)[:1]
-    batch = next(iter(batches.batches(data.split.train, plan)))
-    beta = float(theory.beta_from_t(0.75, theory.alpha(k, n_items)))
-    # The literal step pads every window to 200 on one side and scores whatever is there.
-    width = max(group.shape[1] for group in batch.items)
-    padded = torch.cat([torch.nn.functional.pad(g, (0, width - g.shape[1])) for g in batch.items])
+    n_items, train = data.split.n_items, data.split.train
+    plan = batches.epoch(train, 200, 128, "last", np.random.default_rng(0))[:1]
+    batch = next(batches.batches(train, plan, 200))
+    lengths = plan[0][:, 1] - plan[0][:, 0] - 1
+    # The literal step has one window a row, padded to the longest, and scores whatever is there.
+    padded = batches.pad_right([train.items[begin : end - 1] for begin, end in plan[0]], 200)
+    follows = batches.pad_right([train.items[begin + 1 : end] for begin, end in plan[0]], 200)
+    padded, follows = padded.to(device), follows.clamp(min=1).to(device)
 
-    def contestant(ours: bool) -> Contestant:
-        torch.manual_seed(0)
-        model = SASRec(n_items, d=d, dropout=0.5).train()
+    def ours(precision: str, route: str) -> Contestant:
+        def loss(model, hidden, positives, generator):  # as training.objective, with this route
+            negatives = samplers.positive_excluded(positives, k, n_items, generator)
+            return fused.gbce(hidden, model.table, positives, negatives, beta, route=route)
+
+        model = runs.build(settings, n_items).to(device).train()
+        schedule = training.Schedule(1, 128, 1e-3, 0.0, 0.0, 0.0, 1, "last", precision)
+        step = training.Step(model, loss, schedule)
+        step.seed(0, 0)
+        return lambda: (step(batch, 1e-3),)
+
+    def literal() -> Contestant:
+        model = runs.build(settings, n_items).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
 
-        def step() -> tuple[float, ...]:
+        def step() -> tuple:
             optimizer.zero_grad(set_to_none=True)
-            if ours:
-                hidden = torch.cat([model(items)[items != 0] for items in batch.items])
-                negatives = samplers.positive_excluded(batch.positives, k, n_items, generator)
-                value = fused.gbce(hidden, model.table, batch.positives, negatives, beta)
-            else:
-                hidden = model(padded).flatten(0, 1)  # padding is scored too
-                positives = torch.ones(len(hidden), dtype=torch.int64)
-                positives[padded.flatten() != 0] = batch.positives
-                negatives = samplers.whole_catalogue(positives, k, n_items, generator)
-                value = reference.usual_gbce(hidden, model.table, positives, negatives, beta)
+            hidden, positives = model(padded).flatten(0, 1), follows.flatten()
+            negatives = samplers.whole_catalogue(positives, k, n_items, generator)
+            value = reference.usual_gbce(hidden, model.table, positives, negatives, beta)
             value.backward()
             optimizer.step()
-            return (float(value.detach()),)
+            return (value.detach(),)
 
         return step
 
-    return {"literal": contestant(False), "float32": contestant(True)}
+    beta = settings.beta(n_items)
+    best = "triton" if device == "cuda" else "native" if native.load() else "portable"
+    contestants = {
+        "literal": literal(),
+        "portable": ours("float32", "portable"),
+        "float32": ours("float32", best),
+        "bfloat16": ours("bfloat16", best),
+    }
+    if device == "cuda":
+        del contestants["portable"]  # it asks the host, so that no graph can hold it
+    linear = 2 * 2 * 5 * d * d * lengths.sum()  # blocks, multiply and add, five products of d × d
+    attention = 2 * 2 * 2 * d * (lengths * (lengths + 1) / 2).sum()
+    scores = 2 * d * lengths.sum() * (k + 1)
+    return Case(contestants, int(lengths.sum()), 3 * float(linear + attention + scores))
 
 
-def evaluation(d: int = 128) -> dict:
+def evaluation(device: str, d: int = 128) -> Case:
     """All 6,040 test users of MovieLens-1M, whole catalogue, seen filter, encoder included."""
     data = runs.load_data(recipes.quick(recipes.sasrec(), "ml-1m"))
     torch.manual_seed(0)
-    model = SASRec(data.split.n_items, d=d).eval()
-    return {"evaluate": lambda: (runs.evaluate(model, data.split)["ndcg@10"],)}
+    model = SASRec(data.split.n_items, d=d).to(device).eval()
+    return Case({"evaluate": lambda: (runs.evaluate(model, data.split)["ndcg@10"],)})
+
+
+def matrix_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
+    """Floating-point operations a second of a square product: the median of ten."""
+    size *= 4 if device == "cuda" else 1
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    _, seconds = clock({"product": lambda: (a @ b,)}, 10, device)
+    return 2 * size**3 / float(np.median(seconds["product"]))
+
+
+def clock(contestants: dict[str, Contestant], rounds: int, device: str) -> tuple[dict, dict]:
+    """What each returns at first, and then its seconds, the contestants taking turns."""
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    first = {name: run() for name, run in contestants.items()}
+    for run in list(contestants.values()) * (4 if device == "cuda" else 0):
+        run()  # a captured step is captured by now
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            wait()
+            start = time.perf_counter()
+            run()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+    return first, seconds
 
 
 def error(found: tuple, truth: tuple) -> float:
     """The largest difference of loss and gradients, relative to the largest entry of each."""
     worst = 0.0
     for ours, theirs in zip(found, truth, strict=True):
-        ours, theirs = torch.as_tensor(ours).double(), torch.as_tensor(theirs).double()
+        ours, theirs = (torch.as_tensor(x).double().cpu() for x in (ours, theirs))
         worst = max(worst, float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30)))
     return worst
 
 
-def measure(case: str, rounds: int, only: str = "") -> list[dict]:
+def measure(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
     """Rows of one case. `only`: run one contestant, for its own peak memory."""
     kind, *sizes = case.split(":")
-    makers = {"loss": losses, "step": steps, "evaluation": evaluation}
-    contestants = makers[kind](*map(int, sizes))
+    made = {"loss": losses, "step": steps, "evaluation": evaluation}[kind](device, *map(int, sizes))
     if only:
-        contestants = {only: contestants[only]}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    first = {name: run() for name, run in contestants.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if only:
-        return [{"peak MB": peak / 1024, "of it before": before / 1024}]
-    truth = exact(*map(int, sizes)) if kind == "loss" else None
-    errors = {n: error(r, truth) if truth else None for n, r in first.items()}
+        before = peak(device)
+        made.contestants[only]()
+        return [{"peak MB": peak(device), "of it before": before}]
+    first, seconds = clock(made.contestants, rounds, device)
+    truth = exact(device, *map(int, sizes)) if kind == "loss" else None
+    errors = {name: error(found, truth) if truth else None for name, found in first.items()}
     del first
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
     middle = {name: float(np.median(values)) for name, values in seconds.items()}
     baseline = middle.get("literal")
+    dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    rates = {n: matrix_rate(device, t) for n, t in dtypes.items()} if made.flops else {}
     return [
         {
             "case": case,
@@ -160,18 +216,41 @@ def measure(case: str, rounds: int, only: str = "") -> list[dict]:
             **{f"p{p} s": float(np.percentile(seconds[name], p)) for p in (20, 50, 80)},
             "literal / this": baseline / middle[name] if baseline else None,
             "error": errors[name],
+            "positions/s": made.positions / middle[name] if made.positions else None,
+            "of matrix rate": made.flops / middle[name] / rates.get(name, rates["float32"])
+            if rates
+            else None,
         }
-        for name in contestants
+        for name in made.contestants
     ]
 
 
-def child(case: str, rounds: int, only: str = "") -> list[dict]:
+def peak(device: str) -> float:
+    """The most memory that this process has held on the device, MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
     """`measure` in a process of its own."""
-    words = [sys.executable, __file__, "--case", case, "--rounds", str(rounds), "--only", only]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = ["--case", case, "--rounds", str(rounds), "--device", device, "--only", only]
+    done = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{case} {only}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def train() -> list[dict]:
+    """The strong recipe on MovieLens-1M from nothing: its quality, and its training's seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GSAS_LAB_RUNS"] = folder
+        found = runs.train(recipes.strong("ml-1m")).metrics
+    seconds = found["training seconds"]
+    row = {"case": "train", "what": "strong", "p50 s": seconds, "ndcg@10": found["ndcg@10"]}
+    return [row | {"positions/s": found["positions"] / seconds}]
 
 
 def main() -> None:
@@ -179,25 +258,30 @@ def main() -> None:
     parser.add_argument("--case")
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results.csv")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    device = str(runs.choose_device(arguments.device))
     if arguments.case:
-        print(json.dumps(measure(arguments.case, arguments.rounds, arguments.only)))
+        found = measure(arguments.case, arguments.rounds, device, arguments.only)
+        print(json.dumps(found))
         return
     cases = [f"loss:{k}:{n}" for n in ITEMS.values() for k in (1, 16, 64, 256)]
-    cases += ["step:256", "evaluation"]
+    cases += ["step:256", "evaluation", *(["train"] if device == "cuda" else [])]
     rows = []
-    evidence = runs.environment(torch.device("cpu"))
+    evidence = runs.environment(torch.device(device))
     for case in cases:
-        for row in child(case, arguments.rounds):
+        for row in train() if case == "train" else child(case, arguments.rounds, device):
             if case.startswith(("step", "loss:256")):
-                row |= child(case, 1, row["what"])[0]
+                row |= child(case, 1, device, row["what"])[0]
             rows.append(row | evidence)
             shown = {k: v for k, v in row.items() if v is not None}
             print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v)
                             for k, v in shown.items()), flush=True)  # fmt: skip
-    pd.DataFrame(rows).to_csv(arguments.output, index=False)
-    print(arguments.output)
+    name = "results.csv" if device == "cpu" else f"results-{device}.csv"
+    output = arguments.output or ROOT / "benchmarks" / name
+    pd.DataFrame(rows).to_csv(output, index=False)
+    print(output)
 
 
 if __name__ == "__main__":
