@@ -8,6 +8,7 @@ import copy
 import math
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.samplers import Sampler, whole_catalogue
 from gsas_lab.splits import Histories
 
+_capturing = threading.Lock()  # one capture at a time: it waits for the whole device first
 PRECISIONS = ("float32", "bfloat16")
 LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax")
 Objective = Callable[[SASRec, Tensor, Tensor, torch.Generator], Tensor]
@@ -118,7 +120,7 @@ def fit(
     if checkpoint.exists():
         saved = read_checkpoint(checkpoint, identity)
         model.load_state_dict(saved["model"])
-        step.optimizer.load_state_dict(saved["optimizer"])
+        step.load(saved["optimizer"])
         progress, best_weights = Progress(**saved["progress"]), saved["best"]
 
     bar = _bar(schedule.epochs, progress.epoch, label)
@@ -212,6 +214,13 @@ class Step:
         self.taken: dict[tuple[int, ...], int] = {}  # steps of each shape
         self.captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
 
+    def load(self, state: dict[str, Any]) -> None:
+        """The optimiser's state of a checkpoint, which was read into host memory."""
+        self.optimizer.load_state_dict(state)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].to(self.device)
+
     def seed(self, negatives: int, noise: int) -> None:
         self.negatives.manual_seed(negatives)
         self.noise.manual_seed(noise)
@@ -262,7 +271,7 @@ class Step:
         for generator in (self.negatives, self.noise):
             graph.register_generator_state(generator)
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             value = self.compute(inputs)
         return graph, inputs, value
 

@@ -128,5 +128,12 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> runs.Setting
     monkeypatch.setattr(runs, "load_data", lambda settings: runs.Data(data, split))
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
     return runs.Settings(
-        d=8, blocks=1, max_length=12, epochs=3, batch_size=64, k=4, validation_users=50
+        d=16,
+        blocks=1,
+        max_length=12,
+        epochs=3,
+        batch_size=64,
+        k=4,
+        validation_users=50,
+        device="cpu",
     )

@@ -15,7 +15,7 @@ from gsas_lab.runs import Settings
 
 OTHER = {
     "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
-    "exclude_seen": True, "block": "modern", "d": 16, "blocks": 2, "heads": 2, "max_length": 6,
+    "exclude_seen": True, "block": "modern", "d": 8, "blocks": 2, "heads": 2, "max_length": 6,
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
     "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
     "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "precision": "bfloat16",

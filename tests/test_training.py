@@ -56,7 +56,7 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
         "from gsas_lab.worlds import World;"
         "d = from_world(World(n_users=400, length=12, n_items=60, n_genres=5));"
         "s = splits.leave_one_out(d, 50); runs.load_data = lambda _: runs.Data(d, s);"
-        "r = runs.train(runs.Settings(d=8, blocks=1, max_length=12, epochs=12, k=4, "
+        "r = runs.train(runs.Settings(device='cpu', d=16, blocks=1, max_length=12, epochs=12, k=4, "
         "validation_users=50)); print(r.folder)"
     )
 

@@ -1,0 +1,73 @@
+"""What only a GPU can show: the captured step, runs on streams of their own, the Triton route."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsas_lab import fused, runs, samplers, training
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture
+def on_gpu(small_world):
+    return replace(small_world, device="cuda", loss="gbce", k=4, t=0.5, dropout=0.3, epochs=6)
+
+
+def test_captured_steps_are_the_eager_ones(on_gpu, monkeypatch, tmp_path):
+    captured = runs.train(on_gpu).history
+    monkeypatch.setattr(training.Step, "WARM", 10**9)
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "eager"))
+    eager = runs.train(on_gpu).history
+    assert captured["loss"].tolist() == pytest.approx(eager["loss"].tolist(), rel=1e-3)
+    assert captured["loss"].iloc[-1] < captured["loss"].iloc[0]
+
+
+@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize("precision", training.PRECISIONS)
+def test_every_loss_can_be_captured_and_learns(on_gpu, loss, precision):
+    run = runs.train(replace(on_gpu, loss=loss, precision=precision, lr=0.01, dropout=0.0))
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+    assert run.metrics["recall@10"] > 1.5 * 10 / 60
+
+
+def test_a_stopped_training_goes_on(on_gpu, monkeypatch, tmp_path):
+    whole = runs.train(on_gpu).history["loss"].tolist()
+
+    def stop(history):
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(on_gpu, on_epoch=stop)
+    assert runs.train(on_gpu).history["loss"].tolist() == pytest.approx(whole, rel=1e-3)
+
+
+def test_runs_on_streams_of_their_own_end_as_alone(on_gpu, monkeypatch, tmp_path):
+    several = [replace(on_gpu, seed=seed) for seed in range(4)]
+    together = [run.history["loss"].tolist() for run in runs.train_many(several, at_once=4)]
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "alone"))
+    for each, found in zip(several, together, strict=True):
+        assert runs.train(each).history["loss"].tolist() == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_items", [60, 3_416, 200_000])
+@pytest.mark.parametrize("k", [1, 50])
+@pytest.mark.parametrize("loss", [fused.bce, fused.sampled_softmax])
+def test_the_routes_agree_on_a_gpu(n_items, k, loss):
+    g = torch.Generator("cuda").manual_seed(0)
+    hidden = torch.randn(500, 64, generator=g, device="cuda").div_(4).requires_grad_()
+    table = torch.randn(n_items + 1, 64, generator=g, device="cuda").div_(4).requires_grad_()
+    positives = torch.randint(0, n_items + 1, (500,), generator=g, device="cuda")
+    negatives = samplers.positive_excluded(positives, k, n_items, g)
+    truth = None
+    for route in ("portable", "triton", "catalogue", "auto"):
+        if route == "catalogue" and n_items > 10_000:
+            continue
+        value = loss(hidden, table, positives, negatives, route=route)
+        found = (value.detach(), *torch.autograd.grad(value, (hidden, table)))
+        truth = truth or found
+        for ours, theirs in zip(found, truth, strict=True):
+            assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max()
