@@ -3,6 +3,8 @@
 The runs are those of the notebooks, so that whoever comes first trains them for both.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,21 @@ def test_the_bias_from_theory_spares_gbce_its_plateau():
         for settings in recipes.slow_start().values()
     )
     assert with_bias[0] > 1.3 * without[-1]  # one pass against two
+
+
+def test_an_encoder_in_bfloat16_learns_the_same(proof):
+    """Its budget: 0.005 of R² and of NDCG@10, 2 % of Σσ. On both losses' ends, k = 1 and k = 16."""
+    for name in ("SASRec", "k = 16, t = 0.75"):
+        full = runs.train(recipes.proofs()[name])
+        half = runs.train(replace(full.settings, precision="bfloat16"))
+        assert half.folder != full.folder
+        assert half.metrics["ndcg@10"] == pytest.approx(full.metrics["ndcg@10"], abs=0.005)
+        test = half.data.split.test.first(2000)
+        prior = runs.true_probabilities(half.data, test)
+        learned = half.probabilities(half.scores(test))
+        distance = calibration.deviation_from_theory(prior, learned, *half.fixed_point)
+        assert distance["r2"] > proof.loc[name, "r2"] - 0.005
+        assert learned.sum(1).mean() == pytest.approx(proof.loc[name, "Σσ learned"], rel=0.02)
 
 
 def test_recalibration_cures_and_moves_no_target(truth):
