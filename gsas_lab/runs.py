@@ -34,6 +34,7 @@ from gsas_lab.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
+_SCORES = 1 << 25  # held at once at evaluation: 128 MB
 FORMAT = 2  # of run folders: a change that alters results counts it up
 
 
@@ -412,8 +413,9 @@ def examine(
 ) -> Outcome:
     """Rank the whole catalogue for each user of a holdout, by `ranking.rank_of_targets`.
 
-    model: anything with `max_length` and `score(items (B, T)) -> (B, n_items + 1)`. exclude_seen:
-    the history's items do not compete (the target always does). loss: how scores become p̂.
+    model: anything with `n_items`, `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
+    exclude_seen: the history's items do not compete (the target always does). loss: how scores
+    become p̂.
     """
     found, order_of_rows = [], []
     for scores, rows in score_in_batches(model, holdout):
@@ -479,13 +481,13 @@ def true_probabilities(data: Data, holdout: splits.Holdout) -> np.ndarray:
 
 
 @torch.no_grad()
-def score_in_batches(
-    model: Any, holdout: splits.Holdout, rows_at_once: int = 128
-) -> Iterator[tuple[Tensor, np.ndarray]]:
+def score_in_batches(model: Any, holdout: splits.Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), each row once, longest first.
 
-    Rows of about one length share a batch, so that little padding is computed.
+    Rows of about one length share a batch, so that little padding is computed: 128 rows, or as many
+    as have _SCORES scores in a catalogue of a million.
     """
+    rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
     device = getattr(model, "table", torch.empty(0)).device
     order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
     for start in range(0, len(order), rows_at_once):

@@ -127,6 +127,17 @@ def test_too_many_negatives_leave_no_folder_behind(small_world, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_catalogue_of_a_million_is_scored_a_few_users_at_a_time(small_world, monkeypatch):
+    run = runs.train(small_world)
+    test = run.data.split.test
+    whole, at_once = runs.ranks(run.model, test, True), []
+    monkeypatch.setattr(runs, "_SCORES", 7 * (run.model.n_items + 1))
+    for scores, rows in runs.score_in_batches(run.model, test):
+        at_once.append(len(rows))
+    assert max(at_once) == 7 and sum(at_once) == len(test.users)
+    np.testing.assert_array_equal(runs.ranks(run.model, test, True), whole)
+
+
 def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
     run = runs.train(small_world)
     data, cut = run.data, np.array([11, 3, 7, 1])  # histories of different lengths, mixed
