@@ -132,7 +132,7 @@ def test_a_catalogue_of_a_million_is_scored_a_few_users_at_a_time(small_world, m
     test = run.data.split.test
     whole, at_once = runs.ranks(run.model, test, True), []
     monkeypatch.setattr(runs, "_SCORES", 7 * (run.model.n_items + 1))
-    for scores, rows in runs.score_in_batches(run.model, test):
+    for _, rows in runs.score_in_batches(run.model, test):
         at_once.append(len(rows))
     assert max(at_once) == 7 and sum(at_once) == len(test.users)
     np.testing.assert_array_equal(runs.ranks(run.model, test, True), whole)
