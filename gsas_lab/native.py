@@ -59,7 +59,8 @@ def sampled(
         raise InputError("The native route could not be built here: choose route='portable'.")
     hidden, table = (x.detach().float().contiguous() for x in (hidden, table))
     positives, negatives = (x.long().contiguous() for x in (positives, negatives))
-    d_hidden, d_table = torch.empty_like(hidden), torch.empty_like(table)
+    d_hidden = torch.empty_like(hidden)
+    d_table = torch.empty_like(table) if len(hidden) else torch.zeros_like(table)
     (positions, d), rows, k = hidden.shape, len(table), negatives.shape[1]
     work = _Work(
         *(x.data_ptr() for x in (hidden, table, positives, negatives, d_hidden, d_table)),
