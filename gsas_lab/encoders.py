@@ -1,5 +1,7 @@
 """Histories -> hidden states; hidden states -> scores of the catalogue. No loss in here."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -190,4 +192,19 @@ class Dropout(nn.Module):
         draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
         draws.random_(-(2**63), None, generator=self.generator)
         keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
-        return x * keep.to(x.dtype).mul_(256 / (256 - self.threshold))
+        return _Kept.apply(x, keep, 256 / (256 - self.threshold))
+
+
+class _Kept(torch.autograd.Function):
+    """x · keep · scale, of which one byte an element is held for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return x * keep.to(x.dtype).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return upstream * keep.to(upstream.dtype).mul_(ctx.scale), None, None

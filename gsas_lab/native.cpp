@@ -3,8 +3,10 @@
 // Vectors are 16 floats wide in the compiler's own vector types: one AVX-512 register, two of AVX2,
 // four of NEON, whichever the machine has. Built without -ffast-math: the rounding in exp needs it.
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -63,6 +65,39 @@ static inline lanes log_one_plus(lanes e) {
   return 2.0f * s * p;
 }
 
+// torch's own OpenMP threads, where they are GNU's: they spin for milliseconds after each of torch's
+// operations, and threads of ours beside them would wait that long for a core.
+struct Pool {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
+  int (*number)();                                               // omp_get_thread_num
+  int (*size)();                                                 // omp_get_num_threads
+};
+
+// Calls work(0) … work(threads − 1) at the same time.
+template <class F>
+static void together(const Pool& pool, int64_t threads, F& work) {
+  struct Team {
+    const Pool& pool;
+    int64_t threads;
+    F& work;
+    std::atomic<bool> short_of_threads{false};
+  } team{pool, threads, work};
+  if (threads > 1 && pool.parallel) {
+    pool.parallel(
+        [](void* given) {
+          Team& t = *(Team*)given;
+          if (t.pool.size() == t.threads) t.work(t.pool.number());
+          else t.short_of_threads = true;  // a limit was set: nobody works
+        },
+        &team, threads, 0);
+    if (!team.short_of_threads) return;
+  }
+  std::vector<std::thread> others;
+  for (int64_t t = 1; t < threads; t++) others.emplace_back(std::ref(work), t);
+  work(0);
+  for (auto& other : others) other.join();
+}
+
 struct Work {  // as native.py's _Work
   const float *hidden, *table;          // (positions, d), (rows, d)
   const int64_t *positives, *negatives; // (positions,), (positions, k)
@@ -70,6 +105,7 @@ struct Work {  // as native.py's _Work
   int64_t positions, k, rows, chunk, threads, softmax;
   float beta, bias, scale;              // scale: of the loss and of every gradient
   double loss, d_bias;                  // results
+  Pool pool;
 };
 
 struct Pair {
@@ -243,10 +279,7 @@ static int run(Work& w) {
     }
   };
 
-  std::vector<std::thread> others;
-  for (int64_t t = 1; t < T; t++) others.emplace_back(worker, t);
-  worker(0);
-  for (auto& other : others) other.join();
+  together(w.pool, T, worker);
   w.loss = w.d_bias = 0;
   for (int64_t t = 0; t < T; t++) {
     w.loss += loss[t] * w.scale;

@@ -36,6 +36,7 @@ class _Work(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in "positions k rows chunk threads softmax".split()],
         *[(name, ctypes.c_float) for name in "beta bias scale".split()],
         *[(name, ctypes.c_double) for name in "loss d_bias".split()],
+        *[(name, ctypes.c_void_p) for name in "parallel number size".split()],
     ]
 
 
@@ -75,6 +76,7 @@ def sampled(
         beta=beta,
         bias=0.0 if bias is None else float(bias),
         scale=1 / max(int(positives.count_nonzero()), 1),
+        **_pool(),
     )
     if library.sampled(ctypes.byref(work), d):
         raise InputError(
@@ -98,6 +100,24 @@ def load() -> ctypes.CDLL | None:
         said = getattr(error, "stderr", None) or error
         _log.info("no native route, the portable one is used: %s", said)
         return None
+
+
+@functools.cache
+def _pool() -> dict[str, int | None]:
+    """Addresses in the GNU OpenMP library that torch has loaded; empty if it has another one."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        torchs = str(Path(torch.__file__).resolve().parent.parent)  # torch/lib or torch.libs
+        loaded = {line.split()[-1] for line in lines if "libgomp" in line}
+        library = ctypes.CDLL(next(path for path in loaded if path.startswith(torchs)))
+        names = {"parallel": "GOMP_parallel", "number": "omp_get_thread_num"}
+        names |= {"size": "omp_get_num_threads"}
+        return {
+            ours: ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            for ours, name in names.items()
+        }
+    except (OSError, StopIteration, AttributeError):
+        return {}
 
 
 def _path() -> Path:

@@ -30,7 +30,8 @@ def positive_excluded(
     draw = torch.randint(
         1, n_items, (len(positives), k), generator=generator, device=positives.device
     )
-    return draw + (draw >= positives[:, None])
+    draw += draw >= positives[:, None]  # in place: this is the largest tensor of a step
+    return draw
 
 
 def whole_catalogue(
