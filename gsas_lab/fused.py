@@ -137,7 +137,8 @@ def choose(hidden: Tensor, table: Tensor, negatives: Tensor) -> str:
     if torch.float64 not in (hidden.dtype, table.dtype):
         if triton_kernels.available(hidden):
             return "triton"
-        if not hidden.is_cuda and table.shape[1] in native.WIDTHS and native.load() is not None:
+        on_cpu = hidden.device.type == "cpu"
+        if on_cpu and table.shape[1] in native.WIDTHS and native.load() is not None:
             return "native"
     return "catalogue" if n_items < 2 * k else "portable"
 
@@ -157,6 +158,8 @@ def _sampled(
     route = choose(hidden, table, negatives) if route == "auto" else route
     if route == "triton" and not triton_kernels.available(hidden):
         raise InputError("The Triton route needs CUDA and Triton: choose route='portable'.")
+    if route == "native" and hidden.device.type != "cpu":
+        raise InputError("The native route needs tensors on CPU: choose route='portable'.")
     if route == "catalogue":
         rule = _counted(softmax, beta, negatives)
         return _loss(_whole, rule, hidden, table, positives, bias)

@@ -60,6 +60,11 @@ def sampled(
         raise InputError("The native route could not be built here: choose route='portable'.")
     hidden, table = (x.detach().float().contiguous() for x in (hidden, table))
     positives, negatives = (x.long().contiguous() for x in (positives, negatives))
+    if not len(hidden) == len(positives) == len(negatives) or hidden.shape[1] != table.shape[1]:
+        raise InputError(
+            f"hidden {tuple(hidden.shape)}, table {tuple(table.shape)}, positives "
+            f"{tuple(positives.shape)} and negatives {tuple(negatives.shape)} do not fit together."
+        )
     d_hidden = torch.empty_like(hidden)
     d_table = torch.empty_like(table) if len(hidden) else torch.zeros_like(table)
     (positions, d), rows, k = hidden.shape, len(table), negatives.shape[1]
@@ -96,7 +101,7 @@ def load() -> ctypes.CDLL | None:
         if not path.exists():
             _build(path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         _log.info("no native route, the portable one is used: %s", said)
         return None
@@ -107,9 +112,11 @@ def _pool() -> dict[str, int | None]:
     """Addresses in the GNU OpenMP library that torch has loaded; empty if it has another one."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
-        torchs = str(Path(torch.__file__).resolve().parent.parent)  # torch/lib or torch.libs
+        torchs = str(Path(torch.__file__).resolve().parent)  # torch/lib or torch.libs
         loaded = {line.split()[-1] for line in lines if "libgomp" in line}
-        library = ctypes.CDLL(next(path for path in loaded if path.startswith(torchs)))
+        library = ctypes.CDLL(
+            next(path for path in loaded if path.startswith((torchs + "/", torchs + ".libs/")))
+        )
         names = {"parallel": "GOMP_parallel", "number": "omp_get_thread_num"}
         names |= {"size": "omp_get_num_threads"}
         return {

@@ -371,22 +371,26 @@ def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list
     so that its result is bit for bit that of `train` with one thread, whatever runs beside it; on
     CUDA each has a stream of its own. at_once: None for as many as torch has threads.
     """
-    at_once = at_once or torch.get_num_threads()
+    threads = torch.get_num_threads()
+    at_once = threads if at_once is None else at_once
     if at_once < 1:
         raise InputError(f"at_once = {at_once}: choose 1 or more.")
     for each in settings:
         load_data(each)  # once, and not in every thread
 
     def one(each: Settings) -> Run:
-        torch.set_num_threads(1)  # of this thread alone
+        torch.set_num_threads(1)
         if choose_device(each.device).type != "cuda":
             return train(each)
         with torch.cuda.stream(torch.cuda.Stream()):
             return train(each)
 
-    with ThreadPoolExecutor(at_once) as pool:
-        found = {each: pool.submit(one, each) for each in settings}
-        return [found[each].result() for each in settings]
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            found = {each: pool.submit(one, each) for each in dict.fromkeys(settings)}
+            return [found[each].result() for each in settings]
+    finally:
+        torch.set_num_threads(threads)  # of threads that are still to come
 
 
 @dataclass(frozen=True)

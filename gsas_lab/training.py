@@ -216,10 +216,8 @@ class Step:
 
     def load(self, state: dict[str, Any]) -> None:
         """The optimiser's state of a checkpoint, which was read into host memory."""
-        self.optimizer.load_state_dict(state)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"] = group["lr"].to(self.device)
+        options = self.optimizer.state_dict()["param_groups"]  # this device's, not the saved one's
+        self.optimizer.load_state_dict(state | {"param_groups": options})
 
     def seed(self, negatives: int, noise: int) -> None:
         self.negatives.manual_seed(negatives)

@@ -371,3 +371,46 @@ def test_samplers_draw_uniformly_with_and_without_the_positive():
 def test_a_k_that_the_catalogue_cannot_serve_is_refused(k):
     with pytest.raises(InputError, match=f"k = {k}.*from 1 to 7"):
         positive_excluded(torch.ones(2, dtype=torch.long), k, 8)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("k", [62, 63, 64, 130])
+@pytest.mark.parametrize("name", ["gbce", "sampled_softmax"])
+def test_the_native_route_over_several_tiles_with_a_bias_on_either_pool(name, k, pool, monkeypatch):
+    needs("native")
+    if not pool:
+        monkeypatch.setattr(native, "_pool", dict)
+    g = torch.Generator().manual_seed(k)
+    hidden, table = torch.randn(300, 32, generator=g), torch.randn(N_ITEMS + 1, 32, generator=g)
+    positives = torch.randint(0, N_ITEMS + 1, (len(hidden),), generator=g)
+    negatives = torch.randint(1, N_ITEMS + 1, (len(hidden), k), generator=g)
+    real, bias = positives != 0, torch.tensor(-1.5)
+
+    def ours(h, t, b):
+        if name == "gbce":
+            return fused.gbce(h, t, positives, negatives, 0.3, b, "native")
+        return fused.sampled_softmax(h, t, positives, negatives, b, "native")
+
+    def literal(h, t, b):
+        items = torch.cat([positives[real, None], negatives[real]], 1)
+        every = reference.scores(h[real], t, items) + b
+        if name == "gbce":
+            return reference.gbce(every[:, 0], every[:, 1:], 0.3)
+        return reference.sampled_softmax(every[:, 0], every[:, 1:])
+
+    value, gradients = slopes(ours, hidden, table, bias)
+    truth, expected = slopes(literal, hidden.double(), table.double(), bias.double())
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5)
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert (got.double() - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-6
+
+
+def test_the_native_route_refuses_shapes_that_do_not_fit():
+    needs("native")
+    hidden, table, positives, negatives = case(4, 0.5)
+    for wrong in (
+        (hidden[:5], table, positives, negatives),
+        (hidden, table, positives, negatives[:5]),
+    ):
+        with pytest.raises(InputError, match="do not fit together"):
+            fused.gbce(*wrong, 0.3, route="native")
