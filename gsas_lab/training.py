@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsas_lab import batches, fused, theory
+from gsas_lab import batches, fused, theory, triton_kernels
 from gsas_lab.batches import Batch
 from gsas_lab.encoders import Dropout, SASRec
 from gsas_lab.errors import InputError
@@ -231,6 +231,8 @@ class Step:
                 group["lr"] = rate
         if self.device.type != "cuda":
             return self.compute(Batch(*(x.to(self.device) for x in batch)))
+        if not triton_kernels.available(self.model.table):  # the portable route asks the host
+            return self.compute(Batch(*(x.to(self.device, non_blocking=True) for x in batch)))
         shape = tuple(batch.items.shape)
         self.taken[shape] = self.taken.get(shape, 0) + 1
         if self.taken[shape] <= self.WARM:
