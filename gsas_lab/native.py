@@ -53,7 +53,9 @@ def sampled(
 
     hidden (P, d), table (n_items + 1, d), d one of WIDTHS, positives (P,), negatives (P, k)
     -> loss (), d_hidden (P, d), d_table (n_items + 1, d), d_bias (); positions with positive 0 take
-    no part. InputError for an item that is not in the table. The order of summation depends on the number of threads and on nothing else.
+    no part. The gradients of hidden and table are the same bits for any number of threads; loss and
+    d_bias are summed thread by thread. InputError for shapes that do not fit together and for an
+    item that is not in the table.
     """
     library = load()
     if library is None:

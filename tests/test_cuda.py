@@ -16,7 +16,12 @@ def on_gpu(small_world):
 
 
 def test_captured_steps_are_the_eager_ones(on_gpu, monkeypatch, tmp_path):
+    taken, capture = [], training.Step._capture
+    monkeypatch.setattr(
+        training.Step, "_capture", lambda step, batch: taken.append(1) or capture(step, batch)
+    )
     captured = runs.train(on_gpu).history
+    assert taken, "nothing was captured"
     monkeypatch.setattr(training.Step, "WARM", 10**9)
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "eager"))
     eager = runs.train(on_gpu).history
