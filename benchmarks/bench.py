@@ -96,8 +96,9 @@ def steps(device: str, k: int, d: int = 128) -> Case:
     settings = replace(recipes.gsasrec(k), dataset="ml-1m", d=d)
     data = runs.load_data(settings)
     n_items, train = data.split.n_items, data.split.train
-    plan = batches.epoch(train, 200, 128, "last", np.random.default_rng(0))[:1]
-    batch = next(batches.batches(train, plan, 200, 8 if device == "cuda" else 1))
+    task, rng = batches.Windows(), np.random.default_rng(0)
+    plan = task.plan(train, 200, 128, "last", rng)[:1]
+    batch = next(task.batches(train, plan, 200, rng, 8 if device == "cuda" else 1))
     lengths = plan[0][:, 1] - plan[0][:, 0] - 1
     # The literal step has one window a row, padded to the longest, and scores whatever is there.
     padded = batches.pad_right([train.items[begin : end - 1] for begin, end in plan[0]], 200)
@@ -105,18 +106,19 @@ def steps(device: str, k: int, d: int = 128) -> Case:
     padded, follows = padded.to(device), follows.clamp(min=1).to(device)
 
     def ours(precision: str, route: str) -> Contestant:
-        def loss(model, hidden, positives, generator):  # as training.objective, with this route
+        def loss(model, hidden, batch, generator):  # as training.objective, with this route
+            positives = batch.positives
             negatives = samplers.positive_excluded(positives, k, n_items, generator)
             return fused.gbce(hidden, model.table, positives, negatives, beta, route=route)
 
-        model = runs.build(settings, n_items).to(device).train()
+        model = runs.build(settings, data.split).to(device).train()
         schedule = training.Schedule(1, 128, 1e-3, 0.0, 0.0, 0.0, 1, "last", precision)
         step = training.Step(model, loss, schedule)
         step.seed(0, 0)
         return lambda: (step(batch, 1e-3),)
 
     def literal() -> Contestant:
-        model = runs.build(settings, n_items).to(device).train()
+        model = runs.build(settings, data.split).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         generator = torch.Generator(device).manual_seed(0)
 

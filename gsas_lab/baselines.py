@@ -1,22 +1,56 @@
-"""The floor: recommenders without an encoder."""
+"""Recommenders without an encoder: the floor, and matrix factorisation."""
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gsas_lab.splits import Histories
 
 
-class Popularity:
+class Popularity(nn.Module):
     """Every user gets the most popular items: score = number of training interactions."""
 
+    counts: Tensor
+
     def __init__(self, train: Histories, n_items: int):
+        super().__init__()
         counts = np.bincount(train.items, minlength=n_items + 1).astype(np.float32)
         self.n_items, self.max_length = n_items, 1
-        self.counts = torch.from_numpy(counts)
+        self.register_buffer("counts", torch.from_numpy(counts))
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) -> (B, n_items + 1), the same row for everyone; column 0 is −inf."""
         scores = self.counts.to(items.device).repeat(len(items), 1)
+        scores[:, 0] = -torch.inf
+        return scores
+
+
+class MF(nn.Module):
+    """Matrix factorisation: a user's vector against an item's. With `losses.bpr` it is MF-BPR
+    (Rendle et al., 2009); the order of a history plays no part.
+    """
+
+    by_user = True  # it scores users of the data set, not histories
+
+    def __init__(self, n_users: int, n_items: int, d: int = 128):
+        super().__init__()
+        self.n_items, self.max_length, self.bias = n_items, 1, None
+        self.user_embedding = nn.Embedding(n_users, d)
+        self.output_embedding = nn.Embedding(n_items + 1, d)
+        for module in (self.user_embedding, self.output_embedding):
+            nn.init.uniform_(module.weight, -0.05, 0.05)
+
+    @property
+    def table(self) -> Tensor:
+        """(n_items + 1, d) what the users' vectors are compared with; row 0 is padding."""
+        return self.output_embedding.weight
+
+    def forward(self, users: Tensor, *_: Tensor) -> Tensor:
+        """users: rows of the data set (B, T) -> their vectors (B, T, d)."""
+        return self.user_embedding(users)
+
+    def score(self, users: Tensor) -> Tensor:
+        """users: rows of the data set (B,) -> scores (B, n_items + 1); column 0 is −inf."""
+        scores = self.user_embedding(users) @ self.table.T
         scores[:, 0] = -torch.inf
         return scores

@@ -5,9 +5,13 @@ length, several to a row, by first fit from the longest on: 99 % of MovieLens-1M
 where one window a row leaves 54 %. Each window sees itself alone (`segments`) and counts its
 positions back from its own end, so a packed window gets the hidden states that it gets alone. Which
 users share a batch is decided by the shuffle, never by length.
+
+What a model reads, and what it is asked, is its task: `Windows` for SASRec and BERT4Rec, `Pairs` for
+matrix factorisation. A task plans an epoch and makes its batches.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +24,119 @@ WINDOWS = ("last", "all")
 
 
 class Batch(NamedTuple):
-    """Some users' windows, packed: what is read, and what came next. All (R, L), int64."""
+    """Some users' windows, packed: what is read, and what is to be said. All (R, L), int64."""
 
-    items: Tensor  # 0 where nothing is
+    items: Tensor  # 0 where nothing is, and where an item is masked
     positions: Tensor  # of each item in its window, the last one being max_length − 1
-    segments: Tensor  # which window of its row an item belongs to, from 1 on; 0 where nothing is
-    positives: Tensor  # the next item; 0 where nothing is
+    segments: Tensor  # which window of the batch an item belongs to, from 1 on; 0 where nothing is
+    positives: Tensor  # the next item, or the masked one; 0 where nothing is asked
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The task of a model that reads windows of histories.
+
+    masked None: at each item, which comes next? (SASRec). Otherwise: items are masked at random,
+    this share of them; which were they? (BERT4Rec). In a window where none is, the last one is, as
+    it always is when a model is asked for the next item.
+    """
+
+    masked: float | None = None
+
+    def plan(
+        self,
+        histories: Histories,
+        max_length: int,
+        batch_size: int,
+        which: str,
+        rng: np.random.Generator,
+    ) -> list[np.ndarray]:
+        """One epoch, shuffled: for each batch an array (b, 2) of window starts and ends."""
+        reads = max_length if self.masked is None else max_length - 1
+        spans = np.stack(windows(histories, reads, which, rng), axis=1)
+        rng.shuffle(spans)
+        return _chunks(spans, batch_size)
+
+    def batches(
+        self,
+        histories: Histories,
+        plan: list[np.ndarray],
+        max_length: int,
+        rng: np.random.Generator,
+        rows_in: int = 1,
+    ) -> Iterator[Batch]:
+        """The batches of a plan, all of one row length: its longest window's.
+
+        rows_in: the number of rows is rounded up to a multiple of it, so that few shapes occur.
+        """
+        ahead = 1 if self.masked is None else 0  # from what is read to what is asked
+        length = max(int((spans[:, 1] - spans[:, 0]).max()) - ahead for spans in plan)
+        for spans in plan:
+            begin, count = spans[:, 0], spans[:, 1] - spans[:, 0] - ahead
+            row, offset = pack(count, length)
+            n_rows = -(-(int(row.max()) + 1) // rows_in) * rows_in
+            within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+            place = np.repeat(row * length + offset, count) + within
+            source = np.repeat(begin, count) + within
+            items, positives = histories.items[source], histories.items[source + ahead]
+            if self.masked is not None:
+                hidden = rng.random(len(items)) < self.masked
+                ends = np.cumsum(count)
+                hidden[ends[np.logical_or.reduceat(hidden, ends - count) == 0] - 1] = True
+                items, positives = np.where(hidden, 0, items), np.where(hidden, positives, 0)
+            columns = (
+                items,
+                within + max_length - np.repeat(count, count),
+                np.repeat(np.arange(1, len(count) + 1), count),
+                positives,
+            )
+            filled = np.zeros((len(columns), n_rows * length), np.int64)
+            for line, values in zip(filled, columns, strict=True):
+                line[place] = values
+            yield Batch(*torch.from_numpy(filled.reshape(-1, n_rows, length)))
+
+
+class Pairs:
+    """The task of a model that knows users: which items did this one take, in whatever order?
+
+    Each interaction is a window of its own. `items` holds rows of the data set: users.
+    """
+
+    def plan(
+        self,
+        histories: Histories,
+        max_length: int,
+        batch_size: int,
+        which: str,
+        rng: np.random.Generator,
+    ) -> list[np.ndarray]:
+        """One epoch, shuffled: for each batch an array (b, 2) of an interaction's start and end."""
+        every = np.arange(len(histories.items))
+        spans = np.stack([every, every + 1], axis=1)
+        rng.shuffle(spans)
+        return _chunks(spans, batch_size)
+
+    def batches(
+        self,
+        histories: Histories,
+        plan: list[np.ndarray],
+        max_length: int,
+        rng: np.random.Generator,
+        rows_in: int = 1,
+    ) -> Iterator[Batch]:
+        """The batches of a plan, one row each."""
+        user = np.repeat(np.arange(len(histories)), histories.lengths)
+        for spans in plan:
+            start = spans[:, 0]
+            columns = user[start], 0 * start, np.arange(1, len(start) + 1), histories.items[start]
+            yield Batch(*torch.from_numpy(np.stack(columns).astype(np.int64)[:, None]))
+
+
+Task = Windows | Pairs
+
+
+def _chunks(spans: np.ndarray, size: int) -> list[np.ndarray]:
+    return [spans[start : start + size] for start in range(0, len(spans), size)]
 
 
 def pad_right(rows: list[np.ndarray], length: int) -> Tensor:
@@ -65,51 +176,10 @@ def windows(
     return starts[keep], ends[keep]
 
 
-def epoch(
-    histories: Histories,
-    max_length: int,
-    batch_size: int,
-    which: str,
-    rng: np.random.Generator,
-) -> list[np.ndarray]:
-    """One epoch's plan: for each batch an array (b, 2) of window starts and ends, shuffled."""
-    spans = np.stack(windows(histories, max_length, which, rng), axis=1)
-    rng.shuffle(spans)
-    return [spans[start : start + batch_size] for start in range(0, len(spans), batch_size)]
-
-
-def batches(
-    histories: Histories, plan: list[np.ndarray], max_length: int, rows_in: int = 1
-) -> Iterator[Batch]:
-    """The batches of one epoch's plan, all of one row length: its longest window's.
-
-    rows_in: the number of rows is rounded up to a multiple of it, so that few shapes occur.
-    """
-    length = max(int((spans[:, 1] - spans[:, 0]).max()) - 1 for spans in plan)
-    for spans in plan:
-        begin, count = spans[:, 0], spans[:, 1] - spans[:, 0] - 1
-        row, offset, nth = pack(count, length)
-        n_rows = -(-(int(row.max()) + 1) // rows_in) * rows_in
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        place = np.repeat(row * length + offset, count) + within
-        source = np.repeat(begin, count) + within
-        columns = (
-            histories.items[source],
-            within + max_length - np.repeat(count, count),
-            np.repeat(nth, count),
-            histories.items[source + 1],
-        )
-        filled = np.zeros((len(columns), n_rows * length), np.int64)
-        for line, values in zip(filled, columns, strict=True):
-            line[place] = values
-        yield Batch(*torch.from_numpy(filled.reshape(-1, n_rows, length)))
-
-
-def pack(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First fit, longest first: windows of counts (n,) ≤ length -> row, offset, number in the row."""
-    row, offset, nth = np.zeros((3, len(counts)), np.int64)
+def pack(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First fit, longest first: windows of counts (n,) ≤ length -> the row and offset of each."""
+    row, offset = np.zeros((2, len(counts)), np.int64)
     used: list[int] = []  # places taken in each row
-    held: list[int] = []  # windows in each row
     smallest = int(counts.min())
     open_from = 0  # rows before this one have no room for any window
     for window in np.argsort(-counts, kind="stable").tolist():
@@ -120,11 +190,8 @@ def pack(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.nd
         else:
             place = len(used)
             used.append(0)
-            held.append(0)
         row[window], offset[window] = place, used[place]
         used[place] += count
-        held[place] += 1
-        nth[window] = held[place]
         while open_from < len(used) and used[open_from] + smallest > length:
             open_from += 1
-    return row, offset, nth
+    return row, offset

@@ -9,26 +9,29 @@ from torch import Tensor, nn
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
 
-BLOCKS = ("paper", "modern")
+BLOCKS = ("paper", "modern", "bert")
 _NEVER = -1e30  # as a logit: e^x is 0, and unlike −∞ it leaves no NaN behind
 
 
 class Block(nn.Module):
-    """One causal Transformer block, in one of two variants.
+    """One Transformer block, in one of three variants.
 
     "paper" (SASRec as its public code runs it): only the query is normed, the residual adds the
     normed query, there is no output projection, the feed-forward keeps the width d, and attention
     weights are dropped.
     "modern": pre-norm, output projection, feed-forward of width 4d, attention weights kept.
+    "bert" (Devlin et al., 2019): norms after the residuals, output projection, feed-forward of
+    width 4d with GELU, attention weights are dropped.
     """
 
     def __init__(self, d: int, heads: int, dropout: float, variant: str):
         super().__init__()
-        self.heads, self.paper, self.drop = heads, variant == "paper", Dropout(dropout)
-        width = d if self.paper else 4 * d
+        self.heads, self.variant, self.drop = heads, variant, Dropout(dropout)
+        self.drops_weights = variant != "modern"
+        width = d if variant == "paper" else 4 * d
         self.attention_norm, self.forward_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.query_key_value = nn.Linear(d, 3 * d)
-        self.output = nn.Identity() if self.paper else nn.Linear(d, d)
+        self.output = nn.Identity() if variant == "paper" else nn.Linear(d, d)
         self.expand, self.contract = nn.Linear(d, width), nn.Linear(width, d)
 
     def forward(
@@ -39,12 +42,16 @@ class Block(nn.Module):
         barred (B, 1 or T, T): −∞ (a large negative number) where a position must not look, 0 where
         it may; None: what stands to its right.
         """
-        memory = x if self.paper else self.attention_norm(x)
+        memory = self.attention_norm(x) if self.variant == "modern" else x
         if last is not None:
             x = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))  # (B, 1, d)
-        query = self.attention_norm(x) if self.paper or last is not None else memory
+        if self.variant == "bert":
+            query = memory if last is None else x
+            x = self.attention_norm(x + self.drop(self.output(self.attend(query, memory, barred))))
+            return self.forward_norm(x + self.drop(self.contract(F.gelu(self.expand(x)))))
+        query = self.attention_norm(x) if self.variant == "paper" or last is not None else memory
         mixed = self.attend(query, memory, barred)
-        if self.paper:
+        if self.variant == "paper":
             x = self.forward_norm(query + mixed)
             return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
         x = x + self.drop(self.output(mixed))
@@ -62,27 +69,27 @@ class Block(nn.Module):
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1) for part in (q, k, v)
         )  # (B · heads, T, d / heads)
-        if barred is None and not (self.paper and self.training):
+        if barred is None and not (self.drops_weights and self.training):
             mixed = F.scaled_dot_product_attention(
                 q[:, None], k[:, None], v[:, None], is_causal=True
             )[:, 0]
         else:
             if barred is None:
-                barred = mask(query.new_ones(1, query.shape[1]))
+                barred = mask(query.new_ones(1, query.shape[1]), causal=True)
             barred = barred[:, None].expand(len(query), self.heads, -1, -1).flatten(0, 1)
             logits = torch.baddbmm(barred, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
             weights = logits.softmax(-1)
-            mixed = (self.drop(weights) if self.paper else weights) @ v
+            mixed = (self.drop(weights) if self.drops_weights else weights) @ v
         return mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
 
-class SASRec(nn.Module):
-    """A causal Transformer over the history (Kang & McAuley, 2018): read left to right, predict next.
+class Encoder(nn.Module):
+    """What SASRec and BERT4Rec share: embeddings, blocks and the scoring of the catalogue.
 
-    Items (B, T) are padded on the *right*. A position sees only what stands left of it, so padding
-    cannot leak, and no row is ever fully masked, so it cannot become NaN. Positions count back from
-    the last real item (it is always number max_length − 1), as in the usual left-padded form. Rows
-    may also be packed with several histories each, see `batches.Batch`.
+    Items (B, T) are padded on the *right*. Positions count back from the last real item (it is
+    always number max_length − 1), as in the usual left-padded form. Rows may also be packed with
+    several histories each, see `batches.Batch`. Row 0 of the item table, which is no item, stands
+    at a masked place.
 
     tied: the table that scores is the one that reads (modern) or its own (paper).
     bias: start value of one scalar added to all scores, or None for no bias.
@@ -110,7 +117,9 @@ class SASRec(nn.Module):
         self.position_embedding = nn.Embedding(max_length, d)
         self.output_embedding = self.item_embedding if tied else nn.Embedding(n_items + 1, d)
         self.blocks = nn.ModuleList(Block(d, heads, dropout, variant) for _ in range(blocks))
-        self.norm = nn.LayerNorm(d)
+        self.norm: nn.Module = nn.LayerNorm(d)
+        if variant == "bert":  # normed already: BERT's head before the table
+            self.norm = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         for module in [self.item_embedding, self.position_embedding, self.output_embedding]:
             nn.init.uniform_(module.weight, -0.05, 0.05)  # as the paper's code
@@ -120,39 +129,34 @@ class SASRec(nn.Module):
         """(n_items + 1, d) what the hidden states are compared with; row 0 is padding."""
         return self.output_embedding.weight
 
-    def forward(
-        self, items: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
-    ) -> Tensor:
-        """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d).
-
-        Packed rows say the position of each item and the history that it belongs to: (B, T) both.
-        """
-        x = self.embed(items, positions)
-        barred = None if segments is None else mask(segments)
-        for block in self.blocks:
-            x = block(x, barred)
-        return self.norm(x)
-
-    def embed(self, items: Tensor, positions: Tensor | None = None) -> Tensor:
+    def embed(self, items: Tensor, positions: Tensor) -> Tensor:
         """What the first block reads: item plus position, (B, T, d)."""
-        if positions is None:
-            length = (items != PAD).sum(1, keepdim=True)  # (B, 1)
-            positions = torch.arange(items.shape[1], device=items.device) - length + self.max_length
-            positions = positions.clamp(max=self.max_length - 1)  # padding: any will do
         return self.drop(self.item_embedding(items) + self.position_embedding(positions))
 
-    def last_hidden(self, items: Tensor) -> Tensor:
-        """items (B, T) padded on the right, none empty -> hidden state of the last real one (B, d).
+    def positions(self, items: Tensor, length: Tensor) -> Tensor:
+        """Positions (B, T) of rows that hold `length` (B,) places, padded on the right."""
+        positions = torch.arange(items.shape[1], device=items.device) - length[:, None]
+        return (positions + self.max_length).clamp(max=self.max_length - 1)  # padding: any will do
+
+    def at_end(self, items: Tensor, length: Tensor) -> Tensor:
+        """Hidden state of place `length` − 1 of each row, which sees all before it: (B, d).
 
         The last block computes this one position only: it takes half of that block's work away.
         """
-        x = self.embed(items)
-        for block in self.blocks[:-1]:
-            x = block(x)
-        last = (items != PAD).sum(1) - 1
-        right = torch.arange(items.shape[1], device=items.device) > last[:, None]  # (B, T)
+        x = self.embed(items, self.positions(items, length))
+        right = torch.arange(items.shape[1], device=items.device) >= length[:, None]  # (B, T)
         barred = torch.where(right, _NEVER, 0.0)[:, None].to(x.dtype)
-        return self.norm(self.blocks[-1](x, barred, last)[:, 0])
+        for block in self.blocks[:-1]:
+            x = block(x, self.inner(barred))
+        return self.norm(self.blocks[-1](x, barred, length - 1)[:, 0])
+
+    def inner(self, barred: Tensor) -> Tensor | None:
+        """What the blocks before the last must not see where the end must not see `barred`."""
+        raise NotImplementedError
+
+    def last_hidden(self, items: Tensor) -> Tensor:
+        """items (B, T) padded on the right, none empty -> hidden state of the next item (B, d)."""
+        raise NotImplementedError
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.
@@ -166,11 +170,69 @@ class SASRec(nn.Module):
         return scores
 
 
-def mask(segments: Tensor) -> Tensor:
-    """segments (B, T) -> (B, T, T), to be added to logits: one's own history, up to oneself."""
+class SASRec(Encoder):
+    """A causal Transformer over the history (Kang & McAuley, 2018): read left to right, predict next.
+
+    A position sees only what stands left of it, so padding on the right cannot leak, and no row is
+    ever fully masked, so it cannot become NaN. Arguments: see `Encoder`.
+    """
+
+    def forward(
+        self, items: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """items (B, T), T ≤ max_length, padded on the right -> hidden (B, T, d).
+
+        Packed rows say the position of each item and the history that it belongs to: (B, T) both.
+        """
+        if positions is None:
+            positions = self.positions(items, (items != PAD).sum(1))
+        x = self.embed(items, positions)
+        barred = None if segments is None else mask(segments, causal=True)
+        for block in self.blocks:
+            x = block(x, barred)
+        return self.norm(x)
+
+    def inner(self, barred: Tensor) -> None:
+        return None
+
+    def last_hidden(self, items: Tensor) -> Tensor:
+        return self.at_end(items, (items != PAD).sum(1))
+
+
+class BERT4Rec(Encoder):
+    """A bidirectional Transformer that fills masked places (Sun et al., 2019).
+
+    It is asked for the next item by a masked place after the last one, so that it reads
+    max_length − 1 items of a history. Arguments: see `Encoder`.
+    """
+
+    def forward(self, items: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """items (B, T), 0 where one is masked, in packed rows, see `batches.Batch` -> (B, T, d)."""
+        x, barred = self.embed(items, positions), mask(segments, causal=False)
+        for block in self.blocks:
+            x = block(x, barred)
+        return self.norm(x)
+
+    def inner(self, barred: Tensor) -> Tensor:
+        return barred
+
+    def last_hidden(self, items: Tensor) -> Tensor:
+        length = (items != PAD).sum(1)
+        if items.shape[1] < self.max_length:
+            items = F.pad(items, (0, 1))
+        else:  # no place is left for the mask: the oldest item makes room
+            full = length == items.shape[1]
+            items = torch.where(full[:, None], F.pad(items[:, 1:], (0, 1)), items)
+            length = length - full.long()
+        return self.at_end(items, length + 1)
+
+
+def mask(segments: Tensor, causal: bool) -> Tensor:
+    """segments (B, T) -> (B, T, T), to be added to logits: one's own history, or up to oneself."""
     length = segments.shape[1]
     own = segments[:, :, None] == segments[:, None, :]
-    own &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    if causal:
+        own &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     return torch.where(own, 0.0, _NEVER)
 
 

@@ -7,6 +7,7 @@ What each function replaces, and equals:
     loss = losses.gbce(positive_scores, negative_scores, beta)
 
 Positions whose positive is 0 are padding: they take no part, so that batches may have a fixed shape.
+Where positions share negatives, `sets` (P,) says which row of negatives (S, k) is each one's own.
 The loss is a scalar, so its gradients are computed in the forward pass, by one of four routes:
 
     native     C++, one pass over each row (native.py); CPU, where a compiler is found
@@ -15,6 +16,8 @@ The loss is a scalar, so its gradients are computed in the forward pass, by one 
                ∂loss/∂score gives the gradient of the hidden states and, over the pairs sorted by
                item, that of the table
     catalogue  matrix products with the whole table, each item weighted by how often it was drawn
+
+Shared negatives need none of them: on CPU each set is one matrix product, on CUDA they are repeated.
 
 They agree to 1e-5 of the largest gradient in float32; bf16 inputs are computed in float32.
 """
@@ -61,13 +64,14 @@ def gbce(
     beta: float,
     bias: Tensor | None = None,
     route: str = "auto",
+    sets: Tensor | None = None,
 ) -> Tensor:
     """`losses.gbce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
 
-    bias: a scalar added to every score, or None. route: one of ROUTES.
+    bias: a scalar added to every score, or None. route: one of ROUTES. sets: see above.
     -> scalar with gradients for hidden, table, bias. InputError if the route cannot be taken here.
     """
-    return _sampled(False, beta, hidden, table, positives, negatives, bias, route)
+    return _sampled(False, beta, hidden, table, positives, negatives, bias, route, sets)
 
 
 def sampled_softmax(
@@ -77,9 +81,44 @@ def sampled_softmax(
     negatives: Tensor,
     bias: Tensor | None = None,
     route: str = "auto",
+    sets: Tensor | None = None,
 ) -> Tensor:
     """`losses.sampled_softmax` of hidden (P, d), table (n_items + 1, d), positives, negatives."""
-    return _sampled(True, 1.0, hidden, table, positives, negatives, bias, route)
+    return _sampled(True, 1.0, hidden, table, positives, negatives, bias, route, sets)
+
+
+def bpr(
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None = None,
+    sets: Tensor | None = None,
+) -> Tensor:
+    """`losses.bpr` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
+
+    The bias, which is the same for both scores, plays no part.
+    """
+
+    def rule(scores: Tensor) -> tuple[Tensor, Tensor]:
+        lead = scores[:, 1:] - scores[:, :1]  # of each negative over the positive
+        slope = torch.sigmoid(lead) / lead.shape[1]
+        return F.softplus(lead).mean(1), torch.cat([-slope.sum(1, keepdim=True), slope], dim=1)
+
+    return _by_rule(rule, hidden, table, positives, negatives, bias, sets)
+
+
+def offset(hidden: Tensor, table: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with one more column, so that the score of item i grows by offsets[i].
+
+    hidden (P, d), table and offsets (n_items + 1, d) and (n_items + 1,) -> (P, w), (n_items + 1, w),
+    where w > d is the next width that the native route has, filled up with zeros.
+    """
+    d = table.shape[1]
+    more = next((width for width in native.WIDTHS if width > d), d + 1) - d
+    ones = F.pad(hidden.new_ones(len(hidden), 1), (0, more - 1))
+    column = F.pad(offsets.to(table)[:, None], (0, more - 1))
+    return torch.cat([hidden, ones], dim=1), torch.cat([table, column], dim=1)
 
 
 def expected_gbce(
@@ -152,9 +191,14 @@ def _sampled(
     negatives: Tensor,
     bias: Tensor | None,
     route: str,
+    sets: Tensor | None,
 ) -> Tensor:
     if route not in ROUTES:
         raise InputError(f"Route '{route}' is unknown: choose one of {', '.join(ROUTES)}.")
+    if sets is not None and (hidden.is_cuda or route != "auto"):
+        negatives, sets = negatives[sets], None
+    if sets is not None:
+        return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias, sets)
     route = choose(hidden, table, negatives) if route == "auto" else route
     if route == "triton" and not triton_kernels.available(hidden):
         raise InputError("The Triton route needs CUDA and Triton: choose route='portable'.")
@@ -164,7 +208,7 @@ def _sampled(
         rule = _counted(softmax, beta, negatives)
         return _loss(_whole, rule, hidden, table, positives, bias)
     if route == "portable":
-        return _loss(_stock, _chosen(softmax, beta), hidden, table, positives, bias, negatives)
+        return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias)
 
     def compute(_: None, *tensors: Any) -> Result:
         if route == "native":
@@ -175,6 +219,23 @@ def _sampled(
         return loss * share, d_hidden, d_table, d_bias
 
     return _loss(compute, None, hidden, table, positives, bias, negatives)
+
+
+def _by_rule(
+    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None,
+    sets: Tensor | None = None,
+) -> Tensor:
+    """A rule of the chosen scores, see `_chosen`, by stock operators."""
+    if sets is None:
+        return _loss(_stock, rule, hidden, table, positives, bias, negatives)
+    if hidden.is_cuda:
+        return _loss(_stock, rule, hidden, table, positives, bias, negatives[sets])
+    return _loss(_in_sets, rule, hidden, table, positives, bias, negatives, sets)
 
 
 def _chosen(softmax: bool, beta: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -284,6 +345,42 @@ def _stock(
         d_bias += slope.sum()
         d_hidden[part] = _bags(chosen, table, starts[:-1], slope)
         _add_by_item(d_table, chosen, h, slope)
+    return loss, d_hidden, d_table, d_bias
+
+
+def _in_sets(
+    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    sets: Tensor,
+    bias: Tensor | None,
+) -> Result:
+    """Negatives (S, k), of which positions with the same entry in sets (P,) share a row."""
+    loss, d_bias = hidden.new_zeros(()), hidden.new_zeros(())
+    d_hidden, d_table = torch.zeros_like(hidden), torch.zeros_like(table)
+    share = _share(positives, hidden.dtype)
+    real = (positives != PAD).nonzero()[:, 0]
+    order = real[sets[real].argsort(stable=True)]
+    names, counts = torch.unique_consecutive(sets[order], return_counts=True)
+    for name, rows in zip(names.tolist(), order.split(counts.tolist()), strict=True):
+        drawn = negatives[name]  # (k,)
+        items, d_items = table[drawn], hidden.new_zeros(len(drawn), table.shape[1])
+        for part in _parts(len(rows), 8 * _PAIRS // len(drawn)):
+            here = rows[part]
+            h, own = hidden[here], table[positives[here]]  # (c, d) both
+            scores = torch.cat([(h * own).sum(1, keepdim=True), h @ items.T], dim=1)
+            if bias is not None:
+                scores += bias
+            losses, slope = rule(scores)
+            loss += losses @ share[here]
+            slope = slope * share[here, None]
+            d_bias += slope.sum()
+            d_hidden[here] = torch.addmm(slope[:, :1] * own, slope[:, 1:], items)
+            d_items.addmm_(slope[:, 1:].T, h)
+            d_table.index_add_(0, positives[here], slope[:, :1] * h)
+        d_table.index_add_(0, drawn, d_items)
     return loss, d_hidden, d_table, d_bias
 
 

@@ -26,16 +26,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gsas_lab import interactions, metrics, ranking, splits, theory, training
-from gsas_lab.batches import WINDOWS, pad_right
-from gsas_lab.encoders import BLOCKS, SASRec
+from gsas_lab import interactions, metrics, ranking, samplers, splits, theory, training
+from gsas_lab.baselines import MF, Popularity
+from gsas_lab.batches import WINDOWS, Pairs, Task, Windows, pad_right
+from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
 from gsas_lab.errors import InputError
-from gsas_lab.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
+MODELS = ("sasrec", "bert4rec", "mf", "popularity")
 BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
 _SCORES = 1 << 25  # held at once at evaluation: 128 MB
-FORMAT = 2  # of run folders: a change that alters results counts it up
+FORMAT = 3  # of run folders: a change that alters results counts it up
 
 
 def _option(default: Any, text: str, choices: tuple = ()) -> Any:
@@ -56,6 +57,7 @@ class Settings:
     exclude_seen: bool | None = _option(
         None, "leave seen items out of the ranking; none: as the data set's convention"
     )
+    model: str = _option("sasrec", "what recommends: see encoders.py and baselines.py", MODELS)
     block: str = _option("paper", "Transformer block, see encoders.py", BLOCKS)
     d: int = _option(128, "width of embeddings and hidden states")
     blocks: int = _option(2, "Transformer blocks")
@@ -66,7 +68,10 @@ class Settings:
     loss: str = _option("bce", "training loss", training.LOSSES)
     k: int = _option(1, "negatives per positive (sampled losses)")
     t: float = _option(0.0, "calibration of gbce: 0 = BCE, 1 = the true probability")
-    sampler: str = _option("positive-excluded", "what a negative is", tuple(SAMPLERS))
+    sampler: str = _option("positive-excluded", "what a negative is", samplers.SAMPLERS)
+    power: float = _option(1.0, "popularity to this power (sampler popularity)")
+    logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
+    masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
     theory_start: bool = _option(
         False, "start a scalar output bias where Theorem 5.1 puts an average item"
     )
@@ -94,6 +99,8 @@ class Settings:
                 raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
         ranges: dict[str, tuple[float, float]] = {
             "t": (0, 1),
+            "power": (0, math.inf),
+            "masked": (0, 1),
             "dropout": (0, 0.99),
             "warmup": (0, 1),
             "cooldown": (0, 1),
@@ -107,17 +114,46 @@ class Settings:
                     f"{name} = {getattr(self, name)} lies outside [{low}, {high}]: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
+        if self.model == "mf" and self.sampler == "history-excluded":
+            raise InputError("model = 'mf' reads no windows: choose another sampler.")
+        if self.logq and self.loss in ("softmax", "expected_gbce"):
+            raise InputError(f"loss = '{self.loss}' draws no negatives: leave logq at False.")
 
     @property
     def name(self) -> str:
         """The system's name in the paper's words."""
-        if self.loss == "bce":
-            return "SASRec" if self.k == 1 else f"SASRec, BCE, k = {self.k}"
-        if self.loss == "expected_gbce":
-            return f"{_gsasrec(self.k, self.t)}, expected loss"
-        if self.loss == "gbce":
-            return "gSASRec" if (self.k, self.t) == (256, 0.75) else _gsasrec(self.k, self.t)
-        return "SASRec, softmax" if self.loss == "softmax" else "SASRec, sampled softmax"
+        if self.model == "popularity":
+            return "Popularity"
+        base = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF"}[self.model]
+        k, t = f"k = {self.k}", f"t = {self.t:g}"
+        if self.model == "mf":
+            told = "MF-BPR" if self.loss == "bpr" else f"MF, {self.loss.replace('_', ' ')}, {k}"
+        elif self.loss == "bce":
+            told = base if (base, self.k) == ("SASRec", 1) else f"{base}, BCE, {k}"
+        elif self.loss in ("gbce", "expected_gbce") and base == "SASRec":
+            told = "gSASRec" + ("" if self.k == 256 else f", {k}")
+            told += "" if (self.k, self.t) == (256, 0.75) and self.loss == "gbce" else f", {t}"
+        elif self.loss in ("gbce", "expected_gbce"):
+            told = f"{base}, gBCE, {k}, {t}"
+        elif self.loss == "softmax":
+            told = f"{base}, softmax" if base == "SASRec" else base
+        else:
+            told = f"{base}, {self.loss.replace('_', ' ')}"
+            told += "" if (base, self.k) == ("SASRec", 16) else f", {k}"
+        told += ", expected loss" if self.loss == "expected_gbce" else ""
+        if self.sampler not in ("positive-excluded", "whole-catalogue"):
+            told += f", {self.sampler.replace('-', ' ')} negatives"
+        return told + (", logQ" if self.logq else "")
+
+    @property
+    def normalised(self) -> bool:
+        """Is p̂ a softmax over the catalogue?
+
+        With the full softmax, and with sampled softmax corrected by logQ, which learns the same.
+        Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own normaliser is a
+        random sample of the catalogue.
+        """
+        return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
 
     def beta(self, n_items: int) -> float:
         """β of Eq. (27) among n_items items; 1 for the losses without one."""
@@ -129,10 +165,6 @@ class Settings:
 _AT_LEAST_ONE = (
     "min_user min_item validation_users d blocks heads max_length k epochs patience batch_size"
 ).split()
-
-
-def _gsasrec(k: int, t: float) -> str:
-    return f"gSASRec, t = {t:g}" if k == 256 else f"gSASRec, k = {k}, t = {t:g}"
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -227,10 +259,10 @@ class Run:
         return load_data(self.settings)
 
     @cached_property
-    def model(self) -> SASRec:
+    def model(self) -> Any:
         """The best weights, on CPU, ready to score."""
         saved = training.read_checkpoint(self.folder / "model.pt", self.folder.name)
-        model = build(self.settings, self.data.split.n_items)
+        model = build(self.settings, self.data.split)
         model.load_state_dict(saved["model"])
         return model.eval()
 
@@ -246,28 +278,38 @@ class Run:
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """p̂ of scores (n, n_items): see `probability`."""
-        return probability(torch.from_numpy(scores), self.settings.loss).numpy()
+        return probability(torch.from_numpy(scores), self.settings.normalised).numpy()
 
     @cached_property
     def outcome(self) -> "Outcome":
         """Ranks, Σp and the first items of all test users, under the run's protocol."""
         split = self.data.split
-        return examine(self.model, split.test, split.protocol.exclude_seen, loss=self.settings.loss)
+        return examine(
+            self.model, split.test, split.protocol.exclude_seen, normalised=self.settings.normalised
+        )
 
     @property
-    def fixed_point(self) -> tuple[float, float, bool]:
-        """Theorem 5.1's α, β and collisions for this run; softmax learns P itself: (1, 1, False)."""
-        s, n_items = self.settings, self.data.split.n_items
-        if s.loss == "softmax":
+    def fixed_point(self) -> tuple[Any, float, bool]:
+        """Theorem 5.1's α (one, or (n_items,) of them), β and collisions for this run.
+
+        Softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, so that e^s = βP.
+        """
+        if self.settings.loss == "softmax":
             return 1.0, 1.0, False
-        collisions = s.sampler == "whole-catalogue"
-        return theory.alpha(s.k, n_items, 0 if collisions else 1), s.beta(n_items), collisions
+        beta, drawn = self.settings.beta(self.data.split.n_items), sampler(self.settings)
+        return (1.0, beta, True) if self.settings.logq else (drawn.rate, beta, drawn.collisions)
 
 
 def identity(settings: Settings, data: Data) -> str:
-    """The run's name: a hash of everything that decides its result."""
-    record = json.dumps([FORMAT, asdict(settings), data.interactions.sha256], sort_keys=True)
-    return f"{settings.loss}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
+    """The run's name: a hash of everything that decides its result.
+
+    Settings at their defaults are left out of it, so that a new one does not rename old runs.
+    """
+    told = {item.name: getattr(settings, item.name) for item in fields(settings)
+            if getattr(settings, item.name) != item.default}  # fmt: skip
+    record = json.dumps([FORMAT, told, data.interactions.sha256], sort_keys=True)
+    kind = settings.model if settings.model == "popularity" else f"{settings.model}-{settings.loss}"
+    return f"{kind}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
 
 
 def runs_folder() -> Path:
@@ -275,15 +317,20 @@ def runs_folder() -> Path:
     return Path(os.environ.get("GSAS_LAB_RUNS", ROOT / "outputs" / "runs"))
 
 
-def build(settings: Settings, n_items: int) -> SASRec:
+def build(settings: Settings, split: splits.Split) -> Any:
     """The settings' model with fresh weights, drawn from the settings' seed."""
-    bias = None
+    if settings.model == "popularity":
+        return Popularity(split.train, split.n_items)
+    n_items, bias = split.n_items, None
     if settings.theory_start and settings.loss in BERNOULLI:
-        alpha = theory.alpha(settings.k, n_items)
-        bias = float(theory.converged_logit(1 / n_items, alpha, settings.beta(n_items)))
+        rate = float(np.mean(sampler(settings).rate))
+        start = theory.converged_logit(1 / n_items, rate, settings.beta(n_items))
+        bias = float(start) + (math.log(rate) if settings.logq else 0.0)
     with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return SASRec(
+        if settings.model == "mf":
+            return MF(len(split.train), n_items, settings.d)
+        return {"sasrec": SASRec, "bert4rec": BERT4Rec}[settings.model](
             n_items,
             d=settings.d,
             blocks=settings.blocks,
@@ -294,6 +341,25 @@ def build(settings: Settings, n_items: int) -> SASRec:
             variant=settings.block,
             bias=bias,
         )
+
+
+def sampler(settings: Settings) -> samplers.Sampler:
+    """What draws the settings' negatives, and at which rates."""
+    split = load_data(settings).split
+    read = settings.max_length + 1  # and the item after the window's last
+    held = 1.0
+    if settings.sampler == "history-excluded":
+        ends = [set(split.train[user][-read:].tolist()) for user in range(len(split.train))]
+        held = float(np.mean([len(end) for end in ends]))
+    counts = np.bincount(split.train.items, minlength=split.n_items + 1)[1:]
+    return samplers.sampler(settings.sampler, settings.k, counts, settings.power, read, held)
+
+
+def task(settings: Settings) -> Task:
+    """What the settings' model reads, and what it is asked."""
+    if settings.model == "mf":
+        return Pairs()
+    return Windows(settings.masked if settings.model == "bert4rec" else None)
 
 
 def train(
@@ -311,11 +377,9 @@ def train(
         return Run(settings, folder)
     device = choose_device(settings.device)
     loss = training.objective(
-        settings.loss, settings.k, settings.t, SAMPLERS[settings.sampler], data.split.n_items
+        settings.loss, settings.k, settings.t, sampler(settings), data.split.n_items, settings.logq
     )
-    if settings.loss != "softmax":
-        theory.alpha(settings.k, data.split.n_items)  # refuses a k that the catalogue cannot serve
-    model = build(settings, data.split.n_items).to(device)
+    model = build(settings, data.split).to(device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "settings.json", asdict(settings))
@@ -329,20 +393,28 @@ def train(
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
     started = time.perf_counter()
-    progress = training.fit(
-        model,
-        data.split.train,
-        loss,
-        _schedule(settings),
-        lambda m: float(metrics.ndcg(ranks(m, held, exclude), 10).mean()),
-        folder / "checkpoint.pt",
-        name,
-        settings.seed,
-        on_epoch,
-        settings.name,
-    )
-    history = pd.DataFrame(progress.history)
-    outcome = examine(model, data.split.test, exclude, loss=settings.loss)
+
+    def validate(m: Any) -> float:
+        return float(metrics.ndcg(ranks(m, held, exclude), 10).mean())
+
+    if settings.model == "popularity":  # nothing is learned
+        progress = training.Progress(best=validate(model))
+    else:
+        progress = training.fit(
+            model,
+            data.split.train,
+            task(settings),
+            loss,
+            _schedule(settings),
+            validate,
+            folder / "checkpoint.pt",
+            name,
+            settings.seed,
+            on_epoch,
+            settings.name,
+        )
+    history = pd.DataFrame(progress.history, columns=training.HISTORY)
+    outcome = examine(model, data.split.test, exclude, normalised=settings.normalised)
     low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
     result: dict[str, Any] = metrics.summary(outcome.ranks)
     result |= {
@@ -403,30 +475,30 @@ class Outcome:
     prob: np.ndarray  # (n, K) their predicted probabilities, highest first
 
 
-def probability(scores: Tensor, loss: str) -> Tensor:
-    """p̂ from scores (..., n): softmax where the loss is the full softmax, σ(s) otherwise.
-
-    SASRec with sampled softmax is shown by σ(s) as well, as in the paper's Figure 1: its own
-    normaliser is a random sample of the catalogue.
-    """
-    return scores.softmax(-1) if loss == "softmax" else scores.sigmoid()
+def probability(scores: Tensor, normalised: bool) -> Tensor:
+    """p̂ from scores (..., n): their softmax where that is what was learned, σ(s) otherwise."""
+    return scores.softmax(-1) if normalised else scores.sigmoid()
 
 
 def examine(
-    model: Any, holdout: splits.Holdout, exclude_seen: bool, top: int = 100, loss: str = "bce"
+    model: Any,
+    holdout: splits.Holdout,
+    exclude_seen: bool,
+    top: int = 100,
+    normalised: bool = False,
 ) -> Outcome:
     """Rank the whole catalogue for each user of a holdout, by `ranking.rank_of_targets`.
 
     model: anything with `n_items`, `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
-    exclude_seen: the history's items do not compete (the target always does). loss: how scores
-    become p̂.
+    exclude_seen: the history's items do not compete (the target always does). normalised: whether
+    p̂ is a softmax over the catalogue, see `probability`.
     """
     found, order_of_rows = [], []
     for scores, rows in score_in_batches(model, holdout):
         order_of_rows.append(rows)
         seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
         rank = ranking.rank_of_targets(scores, targets, seen_rows, seen_items)
-        prob = probability(scores, loss)  # column 0: scores are −inf, so 0
+        prob = probability(scores, normalised)  # column 0: scores are −inf, so 0
         sums = prob.sum(1, dtype=torch.float64)
         own = prob.gather(1, targets[:, None])
         prob[seen_rows, seen_items] = -1.0
@@ -496,8 +568,11 @@ def score_in_batches(model: Any, holdout: splits.Holdout) -> Iterator[tuple[Tens
     order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
     for start in range(0, len(order), rows_at_once):
         rows = order[start : start + rows_at_once]
-        items = pad_right([holdout.histories[row] for row in rows], model.max_length)
-        yield model.score(items.to(device)).cpu(), rows
+        if getattr(model, "by_user", False):
+            given = torch.from_numpy(holdout.users[rows])
+        else:
+            given = pad_right([holdout.histories[row] for row in rows], model.max_length)
+        yield model.score(given.to(device)).cpu(), rows
 
 
 def choose_device(name: str) -> torch.device:

@@ -21,17 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsas_lab import batches, fused, theory, triton_kernels
-from gsas_lab.batches import Batch
-from gsas_lab.encoders import Dropout, SASRec
+from gsas_lab import fused, theory, triton_kernels
+from gsas_lab.batches import Batch, Task
+from gsas_lab.encoders import Dropout
 from gsas_lab.errors import InputError
-from gsas_lab.samplers import Sampler, whole_catalogue
+from gsas_lab.samplers import Sampler
 from gsas_lab.splits import Histories
 
 _capturing = threading.Lock()  # one capture at a time: it waits for the whole device first
 PRECISIONS = ("float32", "bfloat16")
-LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax")
-Objective = Callable[[SASRec, Tensor, Tensor, torch.Generator], Tensor]
+LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax", "bpr")
+HISTORY = ("epoch", "loss", "ndcg@10", "positions", "seconds")  # what is kept of each epoch
+Objective = Callable[[Any, Tensor, Batch, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,40 +66,59 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def objective(loss: str, k: int, t: float, sampler: Sampler, n_items: int) -> Objective:
-    """A named loss as a function of (model, hidden (P, d), positives (P,), generator) -> scalar.
+def objective(
+    loss: str, k: int, t: float, sampler: Sampler, n_items: int, logq: bool = False
+) -> Objective:
+    """A named loss as a function of (model, hidden (P, d), batch, generator) -> scalar.
 
-    Positions of padding, whose positive is 0, take no part in it.
+    The batch's columns are flat, (P,). Places whose positive is 0 take no part. logq: take log α
+    of each item from its score inside the loss, α = k·q being the sampler's rate.
     """
     if loss not in LOSSES:
         raise InputError(f"Loss '{loss}' is unknown: choose one of {', '.join(LOSSES)}.")
-    if loss == "softmax":
-        return lambda model, hidden, positives, _: fused.softmax(hidden, model.table, positives)
+    beta = theory.beta_from_t(t, theory.alpha(k, n_items)) if "gbce" in loss else 1.0
+    offsets = torch.zeros(n_items + 1)
+    offsets[1:] = -torch.as_tensor(np.log(sampler.rate))
 
-    beta = 1.0 if loss == "bce" else theory.beta_from_t(t, theory.alpha(k, n_items))
-    if loss == "expected_gbce":
-        collisions = sampler is whole_catalogue
-        return lambda model, hidden, positives, _: fused.expected_gbce(
-            hidden, model.table, positives, k, beta, model.bias, collisions
-        )
-
-    def sampled(
-        model: SASRec, hidden: Tensor, positives: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        negatives = sampler(positives, k, n_items, generator)
+    def compute(model: Any, hidden: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        asked = _asked(batch)
+        hidden, table, positives = hidden[asked], model.table, batch.positives[asked]
+        if loss == "softmax":
+            return fused.softmax(hidden, table, positives)
+        if loss == "expected_gbce":
+            collisions = sampler.collisions
+            return fused.expected_gbce(hidden, table, positives, k, beta, model.bias, collisions)
+        negatives, sets = sampler.draw(batch, asked, generator)
+        if logq:
+            hidden, table = fused.offset(hidden, table, offsets.to(hidden.device))
+        given = hidden, table, positives, negatives
+        if loss == "bpr":
+            return fused.bpr(*given, model.bias, sets)
         if loss == "sampled_softmax":
-            return fused.sampled_softmax(hidden, model.table, positives, negatives, model.bias)
-        return fused.gbce(hidden, model.table, positives, negatives, beta, model.bias)
+            return fused.sampled_softmax(*given, model.bias, sets=sets)
+        return fused.gbce(*given, beta, model.bias, sets=sets)
 
-    return sampled
+    return compute
+
+
+def _asked(batch: Batch) -> Tensor | slice:
+    """The places with a positive, where they are few, as in masked windows. On a GPU all places, so
+    that a captured step keeps its shapes.
+    """
+    if batch.positives.device.type == "cpu":
+        asked = batch.positives.nonzero()[:, 0]
+        if 2 * len(asked) < len(batch.positives):
+            return asked
+    return slice(None)
 
 
 def fit(
-    model: SASRec,
+    model: Any,
     histories: Histories,
+    task: Task,
     loss: Objective,
     schedule: Schedule,
-    validate: Callable[[SASRec], float],
+    validate: Callable[[Any], float],
     checkpoint: Path,
     identity: str,
     seed: int,
@@ -130,16 +150,13 @@ def fit(
         epoch = progress.epoch
         rng = np.random.default_rng([seed, epoch])
         step.seed(int(rng.integers(2**62)), int(rng.integers(2**62)))
-        plan = batches.epoch(
-            histories, model.max_length, schedule.batch_size, schedule.windows, rng
-        )
-        counts = [int((spans[:, 1] - spans[:, 0] - 1).sum()) for spans in plan]
+        plan = task.plan(histories, model.max_length, schedule.batch_size, schedule.windows, rng)
         model.train()
-        started, values = time.perf_counter(), []
+        started, values, counts = time.perf_counter(), [], []
         on_gpu = device.type == "cuda"
-        for number, batch in enumerate(
-            _ahead(batches.batches(histories, plan, model.max_length, 8 if on_gpu else 1), on_gpu)
-        ):
+        made = task.batches(histories, plan, model.max_length, rng, 8 if on_gpu else 1)
+        for number, batch in enumerate(_ahead(made, on_gpu)):
+            counts.append(int(batch.positives.count_nonzero()))
             rate = schedule.rate((epoch + (number + 1) / len(plan)) / schedule.epochs)
             values.append(step(batch, rate))
             if not on_gpu:  # a GPU is asked once an epoch: each answer would hold it up
@@ -151,15 +168,8 @@ def fit(
         model.eval()
         ndcg = validate(model)
         progress.epoch += 1
-        progress.history.append(
-            {
-                "epoch": progress.epoch,
-                "loss": mean_loss,
-                "ndcg@10": ndcg,
-                "positions": sum(counts),
-                "seconds": seconds,
-            }
-        )
+        row = progress.epoch, mean_loss, ndcg, sum(counts), seconds
+        progress.history.append(dict(zip(HISTORY, row, strict=True)))
         if ndcg > progress.best:
             progress.best, progress.best_epoch = ndcg, progress.epoch
             best_weights = copy.deepcopy(model.state_dict())
@@ -195,7 +205,7 @@ class Step:
 
     WARM = 3  # steps before a capture: everything is compiled and allocated by then
 
-    def __init__(self, model: SASRec, loss: Objective, schedule: Schedule):
+    def __init__(self, model: Any, loss: Objective, schedule: Schedule):
         self.model, self.loss = model, loss
         self.device = model.table.device
         self.autocast = schedule.precision == "bfloat16"
@@ -248,9 +258,8 @@ class Step:
     def compute(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.model(batch.items, batch.positions, batch.segments)
-        value = self.loss(
-            self.model, hidden.float().flatten(0, 1), batch.positives.flatten(), self.negatives
-        )
+        flat = Batch(*(x.flatten() for x in batch))
+        value = self.loss(self.model, hidden.float().flatten(0, 1), flat, self.negatives)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         self.optimizer.step()

@@ -1,13 +1,15 @@
-"""SASRec: causal, blind to padding, faithful to the paper's block."""
+"""SASRec is causal, BERT4Rec is not; both are blind to padding, with blocks as published."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gsas_lab.encoders import Dropout, SASRec
+from gsas_lab.batches import pad_right
+from gsas_lab.encoders import BERT4Rec, Block, Dropout, SASRec
 from gsas_lab.errors import InputError
 
-VARIANTS = ["paper", "modern"]
+VARIANTS = ["paper", "modern", "bert"]
 
 
 def model(variant, **changes):
@@ -91,6 +93,60 @@ def test_the_papers_block_is_the_papers_block():
     names = dict(block.named_parameters())
     assert not any(name.startswith("output") for name in names), "no output projection"
     assert block.expand.weight.shape == (8, 8), "feed-forward of width d"
+
+
+def test_the_bert_block_is_torchs_post_norm_encoder_layer():
+    block = Block(8, 2, 0.0, "bert").eval()
+    theirs = torch.nn.TransformerEncoderLayer(
+        8, 2, 32, 0.0, activation="gelu", batch_first=True, norm_first=False
+    ).eval()
+    ours = block.state_dict()
+    names = {
+        "self_attn.in_proj_": "query_key_value.", "self_attn.out_proj.": "output.",
+        "linear1.": "expand.", "linear2.": "contract.",
+        "norm1.": "attention_norm.", "norm2.": "forward_norm.",
+    }  # fmt: skip
+    theirs.load_state_dict(
+        {a + end: ours[b + end] for a, b in names.items() for end in ("weight", "bias")}
+    )
+    x = torch.randn(3, 5, 8)
+    free = torch.zeros(3, 5, 5)
+    torch.testing.assert_close(block(x, free), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def bert(variant="modern", **more):
+    torch.manual_seed(0)
+    return BERT4Rec(20, d=8, heads=2, max_length=6, variant=variant, dropout=0.0, **more).eval()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bert4rec_asks_for_the_next_item_by_a_masked_place_after_the_last(variant):
+    encoder = bert(variant)
+    with torch.no_grad():
+        encoder.item_embedding.weight[0] += 1  # what stands at a masked place
+    histories = [[1, 2, 3], [7], [1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5]]
+    for items in histories:
+        masked = torch.tensor([[*items[-5:], 0]])  # six places: one item is too old
+        n = masked.shape[1]
+        whole = encoder(masked, torch.arange(6 - n, 6)[None], torch.ones_like(masked))
+        expected = whole[0, -1] @ encoder.table.T
+        alone = encoder.score(torch.tensor([items]))[0]
+        torch.testing.assert_close(alone[1:], expected[1:], rtol=1e-4, atol=1e-5)
+    together = encoder.score(pad_right([np.array(items) for items in histories], 6))
+    for row, items in zip(together, histories, strict=True):
+        torch.testing.assert_close(row, encoder.score(torch.tensor([items]))[0])
+
+
+def test_bert4rec_reads_both_sides_and_nothing_of_its_neighbours_in_a_row():
+    encoder = bert()
+    items = torch.tensor([[1, 0, 3, 4, 0, 6]])
+    positions, segments = torch.tensor([[3, 4, 5, 3, 4, 5]]), torch.tensor([[1, 1, 1, 2, 2, 2]])
+    hidden = encoder(items, positions, segments)
+    right = items.clone()
+    right[0, 2] = 9
+    changed = (encoder(right, positions, segments) - hidden).abs().amax(-1)[0]
+    assert (changed[:3] > 1e-4).all(), "left of the change as well"
+    assert (changed[3:] == 0).all()
 
 
 def test_tied_bias_and_padding_column():

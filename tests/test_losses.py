@@ -353,6 +353,44 @@ def test_fused_chunks_do_not_change_the_loss(monkeypatch):
     torch.testing.assert_close(whole, parts)
 
 
+@pytest.mark.parametrize("name", ["gbce", "sampled_softmax", "bpr"])
+@pytest.mark.parametrize("n_sets", [1, 5])
+def test_shared_negatives_equal_the_same_ones_repeated(name, n_sets, monkeypatch):
+    g = torch.Generator().manual_seed(n_sets)
+    hidden, table = torch.randn(40, 16, generator=g), torch.randn(N_ITEMS + 1, 16, generator=g)
+    positives = torch.randint(0, N_ITEMS + 1, (40,), generator=g)
+    negatives = torch.randint(1, N_ITEMS + 1, (n_sets, 30), generator=g)
+    sets = torch.randint(0, n_sets, (40,), generator=g)
+    bias = torch.tensor(0.3)
+    more = {"beta": 0.4} if name == "gbce" else {}
+    loss = getattr(fused, name)
+
+    def literal(h, t, b):
+        real = positives > 0
+        own = (h[real] * t[positives[real]]).sum(1) + b
+        others = (h[real, None] * t[negatives[sets[real]]]).sum(-1) + b
+        return getattr(losses, name)(own, others, *more.values())
+
+    truth = slopes(literal, hidden.double(), table.double(), bias.double())
+    monkeypatch.setattr(fused, "_PAIRS", 20)  # several parts of each set
+    for given in ({"negatives": negatives, "sets": sets}, {"negatives": negatives[sets]}):
+        found = slopes(
+            lambda h, t, b, given=given: loss(h, t, positives, bias=b, **given, **more),
+            hidden, table, bias,
+        )  # fmt: skip
+        for ours, theirs in zip((found[0], *found[1]), (truth[0], *truth[1]), strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("d", [16, 20])
+def test_offsets_are_added_to_the_scores_of_their_items_alone(d):
+    hidden, table = torch.randn(9, d), torch.randn(N_ITEMS + 1, d)
+    offsets = torch.randn(N_ITEMS + 1)
+    h, t = fused.offset(hidden, table, offsets)
+    torch.testing.assert_close(h @ t.T, hidden @ table.T + offsets)
+    assert h.shape[1] == 32
+
+
 def test_samplers_draw_uniformly_with_and_without_the_positive():
     g = torch.Generator().manual_seed(0)
     positives = torch.full((4000,), 3)

@@ -9,15 +9,14 @@ import torch
 
 from gsas_lab import __main__ as command_line
 from gsas_lab import metrics, recipes, runs, splits
-from gsas_lab.baselines import Popularity
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
 
 OTHER = {
     "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
-    "exclude_seen": True, "block": "modern", "d": 8, "blocks": 2, "heads": 2, "max_length": 6,
+    "exclude_seen": True, "model": "bert4rec", "block": "modern", "d": 8, "blocks": 2, "heads": 2, "max_length": 6,
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
-    "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
+    "power": 0.5, "logq": True, "masked": 0.5, "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
     "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "precision": "bfloat16",
     "seed": 2, "device": "cpu",
 }  # fmt: skip
@@ -33,6 +32,10 @@ def test_every_setting_changes_the_result(small_world, name):
     base = replace(small_world, loss="gbce", t=0.2, max_length=8, epochs=3)
     if name == "loss":
         base = replace(base, loss="bce")
+    if name == "power":
+        base = replace(base, sampler="popularity")
+    if name == "masked":
+        base = replace(base, model="bert4rec")
     one, other = runs.train(base), runs.train(replace(base, **{name: OTHER[name]}))
     assert one.folder != other.folder
     assert one.history["loss"].tolist() != other.history["loss"].tolist()
@@ -95,14 +98,6 @@ def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
         assert set(filtered.items[row][: len(rivals)]) == set(rivals)
 
 
-def test_popularity_ranks_by_training_counts(small_world):
-    split = runs.load_data(small_world).split
-    popularity = Popularity(split.train, split.n_items)
-    scores = popularity.score(torch.ones(2, 1, dtype=torch.long))
-    counts = np.bincount(split.train.items, minlength=61)
-    np.testing.assert_array_equal(scores[0, 1:].numpy(), counts[1:])
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -114,6 +109,7 @@ def test_popularity_ranks_by_training_counts(small_world):
         ({"tied": 1}, "tied = 1 is not of type bool"),
         ({"lr": float("nan")}, "lr = nan"),
         ({"device": "tpu"}, "choose one of auto"),
+        ({"loss": "softmax", "logq": True}, "draws no negatives"),
     ],
 )
 def test_wrong_settings_are_refused(change, message):
@@ -165,6 +161,8 @@ def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
         ({"loss": "expected_gbce", "k": 4, "t": 1.0}, (4 / 59, 4 / 59, False)),
         ({"loss": "gbce", "k": 4, "t": 1.0, "sampler": "whole-catalogue"}, (4 / 60, 4 / 59, True)),
         ({"loss": "softmax"}, (1.0, 1.0, False)),
+        ({"loss": "gbce", "k": 4, "sampler": "shared-batch"}, (4 / 60, 1.0, True)),
+        ({"loss": "bce", "k": 4, "sampler": "popularity", "logq": True}, (1.0, 1.0, True)),
     ],
 )
 def test_a_run_knows_its_fixed_point(small_world, change, expected):
@@ -183,7 +181,7 @@ def test_unknown_notebook_parameters_are_an_error():
     "words, message",
     [
         (["train", "--dataset", "nowhere"], "known-truth"),
-        (["train", "--dataset", "known-truth", "--k", "1000"], "k must lie between 1"),
+        (["train", "--dataset", "known-truth", "--k", "1000"], "choose k from 1 to 999"),
         (["train", "--t", "2"], "t = 2.0 lies outside"),
         (["describe", "nowhere.txt"], "nowhere.txt"),
         (["train", "--device", "cuda"], "this machine has none"),

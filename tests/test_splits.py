@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from gsas_lab.batches import batches, epoch, pack, pad_right, windows
+from gsas_lab.batches import Pairs, Windows, pack, pad_right, windows
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
 from gsas_lab.splits import Histories, leave_one_out
@@ -77,8 +78,8 @@ HISTORIES = Histories(np.arange(1, 1001, dtype=np.int32), np.array([0, 3, 4, 504
 
 def positives_of(which, seed=0, max_length=7):
     rng = np.random.default_rng(seed)
-    plan = epoch(HISTORIES, max_length, 2, which, rng)
-    return [batch for batch in batches(HISTORIES, plan, max_length)]
+    plan = Windows().plan(HISTORIES, max_length, 2, which, rng)
+    return [batch for batch in Windows().batches(HISTORIES, plan, max_length, rng)]
 
 
 def real(column):
@@ -117,20 +118,65 @@ def test_windows_are_packed_whole_without_overlap_and_nearly_without_gaps():
     rng = np.random.default_rng(0)
     for length in (1, 7, 200):
         counts = rng.integers(1, length + 1, 300)
-        row, offset, nth = pack(counts, length)
+        row, offset = pack(counts, length)
         taken = np.zeros((row.max() + 1, length), int)
         for r, start, count in zip(row, offset, counts, strict=True):
             assert start + count <= length
             taken[r, start : start + count] += 1
         assert taken.max() == 1
-        assert len({*zip(row, nth, strict=True)}) == len(counts)
         assert len(taken) <= 11 / 9 * counts.sum() / length + 1  # the bound of first fit decreasing
 
 
 def test_the_number_of_rows_can_be_rounded_up():
-    plan = epoch(HISTORIES, 7, 2, "all", np.random.default_rng(0))
-    for batch in batches(HISTORIES, plan, 7, rows_in=5):
+    rng = np.random.default_rng(0)
+    plan = Windows().plan(HISTORIES, 7, 2, "all", rng)
+    for batch in Windows().batches(HISTORIES, plan, 7, rng, rows_in=5):
         assert batch.items.shape == (5, 7)
+
+
+@pytest.mark.parametrize("which", ["last", "all"])
+def test_a_cloze_asks_for_what_it_hides_and_for_something_in_every_window(which):
+    rng = np.random.default_rng(1)
+    task, hidden, places = Windows(masked=0.2), 0, 0
+    for _ in range(20):
+        plan = task.plan(HISTORIES, 30, 2, which, rng)
+        for batch in task.batches(HISTORIES, plan, 30, rng):
+            there = batch.segments > 0
+            masked = batch.positives > 0
+            assert (masked == (there & (batch.items == 0))).all()
+            whole = torch.where(masked, batch.positives, batch.items)
+            assert not whole[~there].any()
+            for window in batch.segments.unique():
+                if window:
+                    own = batch.segments == window
+                    assert (whole[own].diff() == 1).all(), "one window, in order"
+                    n = int(own.sum())
+                    assert 2 <= n <= 30
+                    assert batch.positions[own].tolist() == list(range(30 - n, 30))
+                    assert masked[own].any()
+                    if n == 30:  # long enough for the rule of empty windows not to matter
+                        hidden, places = hidden + int(masked[own].sum()), places + n
+    assert abs(hidden / places - 0.2) < 4 * (0.16 / places) ** 0.5 + 0.8**30
+
+
+def test_the_last_item_is_asked_for_where_chance_hides_nothing():
+    rng = np.random.default_rng(0)
+    task = Windows(masked=0.0)
+    for batch in task.batches(HISTORIES, task.plan(HISTORIES, 7, 2, "all", rng), 7, rng):
+        assert ((batch.positives > 0) == (batch.positions == 6)).all()
+
+
+def test_pairs_are_every_interaction_with_its_user_once():
+    rng = np.random.default_rng(0)
+    plan = Pairs().plan(HISTORIES, 1, 300, "last", rng)
+    made = list(Pairs().batches(HISTORIES, plan, 1, rng))
+    assert [batch.items.shape for batch in made] == [(1, 300)] * 3 + [(1, 100)]
+    users = torch.cat([batch.items[0] for batch in made])
+    items = torch.cat([batch.positives[0] for batch in made])
+    order = items.argsort()
+    assert items[order].tolist() == list(range(1, 1001))
+    assert users[order].tolist() == np.repeat(np.arange(5), HISTORIES.lengths).tolist()
+    assert (items.diff() < 0).any(), "shuffled"
 
 
 def test_the_same_seed_gives_the_same_epoch_and_another_does_not():
@@ -147,8 +193,9 @@ def test_no_user_is_favoured_by_the_packing():
     histories = Histories(np.ones(lengths.sum(), np.int32), np.concatenate([[0], lengths.cumsum()]))
     first = np.zeros(len(lengths))  # how often a user is in the first of two batches
     for seed in range(400):
-        plan = epoch(histories, 50, 20, "last", np.random.default_rng(seed))
-        batch = next(batches(histories, plan, 50))
+        rng = np.random.default_rng(seed)
+        plan = Windows().plan(histories, 50, 20, "last", rng)
+        batch = next(Windows().batches(histories, plan, 50, rng))
         met = plan[0][:, 1] - plan[0][:, 0]
         assert (batch.items != 0).sum() == (met - 1).sum()
         first[np.searchsorted(lengths, met)] += 1
