@@ -14,12 +14,6 @@ from gsas_lab.errors import InputError
 
 NOTEBOOKS = runs.ROOT / "notebooks"
 DOCS = runs.ROOT / "docs"
-RECIPES = {
-    "sasrec": recipes.sasrec,
-    "sasrec-sampled-softmax": recipes.sasrec_sampled_softmax,
-    "sasrec-softmax": recipes.sasrec_softmax,
-    "gsasrec": recipes.gsasrec,
-}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -39,9 +33,8 @@ def main(words: list[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> None:
     given = {f.name: getattr(arguments, f.name) for f in fields(runs.Settings)}
     given = {name: value for name, value in given.items() if value is not None}
-    base = RECIPES[arguments.recipe]()
-    if arguments.quick:
-        base = recipes.quick(base, arguments.dataset or base.dataset)
+    base = recipes.RECIPES[arguments.recipe]()
+    base = recipes.PROFILES[arguments.profile](base, arguments.dataset or base.dataset)
     run = runs.train(runs.from_parameters(given, base))
     for name, value in run.metrics.items():
         print(f"{name:>20}  {value:.4f}" if isinstance(value, float) else f"{name:>20}  {value}")
@@ -146,8 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="train one run, or find it", formatter_class=argparse.RawTextHelpFormatter
     )
-    train.add_argument("--recipe", choices=RECIPES, default="sasrec", help="where to start from")
-    train.add_argument("--quick", action="store_true", help="the notebooks' budget (recipes.quick)")
+    train.add_argument(
+        "--recipe", choices=recipes.RECIPES, default="sasrec", help="where to start from"
+    )
+    train.add_argument(
+        "--profile", choices=recipes.PROFILES, default="paper", help="the budget, see recipes.py"
+    )
     for item in fields(runs.Settings):
         default = item.default
         train.add_argument(
