@@ -21,7 +21,7 @@ import plotly.io
 from IPython.display import display
 
 from gsas_lab.errors import InputError
-from gsas_lab.figures import BLUE, GREY, MEMORY, Tables, size, styles
+from gsas_lab.figures import BLUE, CELLS, GREY, MEMORY, Tables, size, styles
 from gsas_lab.runs import Data, Outcome
 from gsas_lab.theory import BYTES, logits_bytes
 
@@ -343,6 +343,79 @@ def calibration_explorer(
 
     def static() -> go.Figure:
         return stepped(draw, {str(k): k for k in cutoffs if k in shared}, "cutoff K = ")
+
+    return Explorer(live, static)
+
+
+# 4. A metric over k and t (Figure 3)
+
+
+def grid_figure(
+    table: pd.DataFrame, what: str = "NDCG@10", paper: Mapping[str, pd.DataFrame] | None = None
+) -> go.Figure:
+    """The metric `what` over k and t as a map; `table` has a row for each run.
+
+    Columns k, t and the metric, and maybe "NDCG@10 low" and "NDCG@10 high", its interval. `paper`:
+    what others have, by metric, with k as index and t as columns: {"NDCG@10": paper.figure_3()}.
+    Interval and the paper's number show on hover.
+    """
+    if absent := [name for name in ("k", "t", what) if name not in table]:
+        raise InputError(f"The map needs columns k, t and {what}; missing: {', '.join(absent)}.")
+    done = table.dropna(subset=[what])
+    if done.empty or done.duplicated(["k", "t"]).any():
+        raise InputError(
+            f"The map needs a number for {what} in one row for each k and t, and in one row at "
+            f"least: average over seeds first."
+        )
+    theirs = paper[what].stack().dropna().to_dict() if paper and what in paper else {}
+
+    def hover(run: Mapping[Any, Any]) -> str:
+        lines = [f"k = {run['k']:,.0f}, t = {run['t']:g}", f"<b>{what} = {run[what]:.4f}</b>"]
+        if f"{what} low" in run:
+            lines += [f"interval {run[f'{what} low']:.4f} … {run[f'{what} high']:.4f}"]
+        if (run["k"], run["t"]) in theirs:
+            lines += [f"the paper: {theirs[run['k'], run['t']]:.4g}"]
+        return "<br>".join(lines)
+
+    runs = done.assign(text=[hover(run) for run in done.to_dict("records")])
+    cells = runs.pivot(index="t", columns="k", values=[what, "text"])
+    best = done.iloc[int(done[what].argmax())]
+    figure = blank(
+        f"{what} <b>{best[what]:.4f}</b> with k = {best['k']:,.0f}, t = {best['t']:g}",
+        f"the best of {len(done)} runs; point at one for more",
+        "negatives k",
+        "calibration t",
+    )
+    figure.add_heatmap(
+        x=[f"{k:,.0f}" for k in cells[what].columns],
+        y=[f"{t:g}" for t in cells[what].index],
+        z=cells[what].to_numpy(float),
+        text=cells["text"].fillna("").to_numpy().tolist(),
+        texttemplate="%{z:.4f}",
+        textfont={"color": "black"},
+        colorscale=list(CELLS),
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=False,
+    )
+    places = {"type": "category", "showgrid": False}
+    return figure.update_xaxes(places).update_yaxes(places)
+
+
+def grid_explorer(
+    table: pd.DataFrame, what: str = "NDCG@10", paper: Mapping[str, pd.DataFrame] | None = None
+) -> Explorer:
+    """`grid_figure` with a choice of the metric: `what`, and all columns named like NDCG@10."""
+    draw = partial(grid_figure, table, paper=paper)
+    ends = (" low", " high")
+    named = [name for name in map(str, table) if "@" in name and not name.endswith(ends)]
+    metrics = list(dict.fromkeys([what, *named]))
+
+    def live() -> widgets.Widget:
+        pick = widgets.Dropdown(options=metrics, description="metric")
+        return widgets.VBox([pick, driven(draw, {"what": pick})])
+
+    def static() -> go.Figure:
+        return stepped(draw, {name: name for name in metrics}, "metric: ")
 
     return Explorer(live, static)
 

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
@@ -45,6 +46,7 @@ _FIXED = {
 }
 _OTHERS = (Style("#56B4E9", "P"), Style("#8C7B00", "h"), Style("#5B3A8C", "p", "-."))
 BLUE, GREY = "#0072B2", "#666666"  # data without a system; references: the diagonal, a limit
+CELLS = ("#7FA8D1", "#FFE945")  # of a map, low and high: light, so that black words stand out
 MEMORY = {"laptop, 24 GiB": 24 * 2**30, "GPU, 80 GB": 80e9}  # bytes that scores must fit in
 
 
@@ -172,6 +174,57 @@ def learning_curves(histories: Tables, ax: Axes | None = None) -> Axes:
         seen = histories[name]["positions"].cumsum() / 1e6
         _line(ax, seen, histories[name]["ndcg@10"], style, name, 1)
     ax.set(xlim=(0, None), ylim=(0, None))
+    return _legend(ax)
+
+
+def grid(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    reference: pd.DataFrame | None = None,
+    marks: pd.DataFrame | None = None,
+    what: str = "NDCG@10",
+) -> Axes:
+    """Figure 3: a metric over k and t as a heat map; `table` has k as index and t as columns.
+
+    Each cell carries its value and, from tables of the same form, a mark after it ("*") and the
+    reference (`paper.figure_3`) in brackets below. Cells without a value stay white.
+    """
+    ax = _dress(ax, "negatives k", "calibration t")
+    colours = LinearSegmentedColormap.from_list("cells", CELLS)
+    drawn = ax.imshow(table.to_numpy(float).T, cmap=colours, origin="lower", aspect="auto")
+    text = table.map("{:.4f}".format).where(table.notna(), "")
+    if marks is not None:
+        text += marks
+    if reference is not None:
+        other = reference.reindex_like(table)  # which may hold another choice of k and t
+        text += other.map("\n({:.4g})".format).where(other.notna(), "")
+        what += " (in brackets: reference)"
+    for (x, y), words in np.ndenumerate(text.to_numpy()):
+        ax.text(x, y, words, ha="center", va="center", size=11)
+    bar = ax.figure.colorbar(drawn, ax=ax)
+    bar.set_label(what, size=12.5)
+    bar.outline.set_visible(False)
+    ax.set_xticks(range(len(table.index)), [f"{k:,.0f}" for k in table.index])
+    ax.set_yticks(range(len(table.columns)), [f"{t:g}" for t in table.columns])
+    ax.grid(False)
+    return ax
+
+
+def by_k(tables: Tables, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
+    """Figure 4: a metric against the number of negatives, one line a system, k as index.
+
+    Column "value"; where there are "low" and "high" as well, they bound a band.
+    """
+    ax = _dress(ax, "negatives k (log scale)", what)
+    for name, style in styles(tables).items():
+        table = tables[name].sort_index()
+        _line(ax, table.index, table["value"], style, name, 1)
+        if "low" in table:
+            band = table["low"], table["high"]
+            ax.fill_between(table.index, *band, color=style.colour, alpha=0.13, lw=0)
+    every = sorted({k for table in tables.values() for k in table.index})
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(every, [f"{k:,.0f}" for k in every])
     return _legend(ax)
 
 

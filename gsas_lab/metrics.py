@@ -1,15 +1,19 @@
-"""Ranks -> Recall and NDCG, with intervals and paired tests.
+"""Ranks -> Recall and NDCG, with intervals and tests over users and over seeds.
 
 One target a user: recall is the hit rate and the ideal DCG is 1. Ranks are 1-based, (n_users,).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
 from gsas_lab.errors import InputError
+
+LEVEL = 0.05  # below it a corrected p is significant, as in the paper
 
 
 def recall(ranks: ArrayLike, cutoff: int) -> np.ndarray:
@@ -58,17 +62,152 @@ def paired_test(a: ArrayLike, b: ArrayLike, comparisons: int = 1) -> tuple[float
     `comparisons` is the number of tests made together. `a` and `b` hold the same users, in the same
     order. Equal values for every user give p = 1; an equal, non-zero difference gives p = 0.
     """
-    a, b = _per_user(a), _per_user(b)
-    if a.shape != b.shape or len(a) < 2:
-        raise InputError(f"A paired test needs the same users, 2 or more, not {len(a)}, {len(b)}.")
     if comparisons < 1:
         raise InputError(f"comparisons must be 1 or more, not {comparisons}.")
-    difference = a - b
-    mean, error = difference.mean(), difference.std(ddof=1) / np.sqrt(len(difference))
-    if error == 0:
-        return float(mean), float(mean == 0)
-    p = 2 * stdtr(len(difference) - 1, -abs(mean) / error)
-    return float(mean), min(1.0, float(p) * comparisons)
+    mean, _, p = _paired(_per_user(a), _per_user(b))
+    return mean, min(1.0, p * comparisons)
+
+
+def unpaired_test(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """Mean of a − mean of b and its two-sided p: Welch's t-test of two independent samples.
+
+    The wrong test for two systems on the same users: the variance between users is common to both,
+    and cancels only when paired. The paper's public code uses it (Student's form, which has the
+    same t where both samples are as large).
+    """
+    a, b = _per_user(a), _per_user(b)
+    if min(len(a), len(b)) < 2:
+        raise InputError(
+            f"An unpaired test needs 2 values or more of each, not {len(a)}, {len(b)}."
+        )
+    difference, _, p = _welch(a, b)
+    return difference, p
+
+
+def bonferroni(p: ArrayLike) -> np.ndarray:
+    """p-values corrected for the m tests made together, in the order given: min(1, m · p)."""
+    p = _p_values(p)
+    return np.minimum(1, len(p) * p)
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Holm's correction, in the order given: the j-th smallest p becomes max_{i<=j} (m − i + 1) pᵢ.
+
+    At most 1. Like Bonferroni's it bounds the chance of any false rejection, whatever the tests
+    have in common, and it never gives a larger p.
+    """
+    p = _p_values(p)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(1, adjusted)
+
+
+def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.DataFrame:
+    """Paired t-tests between systems, one row each, corrected for all rows together.
+
+    values: each system's metric, (n_users,), all for the same users in the same order. Every system
+    is compared with `baseline`; without one, every pair is, the later system with the earlier.
+    Columns: system, baseline; their means; difference and relative, system minus baseline, the
+    latter in % of the baseline; low and high, the 95 % bootstrap interval of the difference; t; p,
+    p_bonferroni, p_holm; significant, by Holm; mark, "*" by Bonferroni, as in the paper's Figure 3.
+    """
+    users = {name: _per_user(each) for name, each in values.items()}
+    if baseline is None:
+        pairs = [(later, earlier) for earlier, later in combinations(users, 2)]
+    elif baseline in users:
+        pairs = [(name, baseline) for name in users if name != baseline]
+    else:
+        raise InputError(f"The baseline {baseline!r} is none of {', '.join(users)}.")
+    if not pairs:
+        raise InputError(f"A comparison needs 2 systems or more, not {len(users)}.")
+    rows = []
+    for name, other in pairs:
+        mean, t, p = _paired(users[name], users[other])
+        low, high = bootstrap_interval(users[name] - users[other])
+        base = users[other].mean()
+        rows.append(
+            {
+                "system": name,
+                "baseline": other,
+                "mean": users[name].mean(),
+                "baseline mean": base,
+                "difference": mean,
+                "relative": 100 * mean / base if base else np.nan,
+                "low": low,
+                "high": high,
+                "t": t,
+                "p": p,
+            }
+        )
+    table = pd.DataFrame(rows)
+    table["p_bonferroni"], table["p_holm"] = bonferroni(table["p"]), holm(table["p"])
+    table["significant"] = table["p_holm"] < LEVEL
+    table["mark"] = np.where(table["p_bonferroni"] < LEVEL, "*", "")
+    return table
+
+
+def over_seeds(values: ArrayLike) -> dict[str, float]:
+    """The mean of values (n_seeds, n_users), and how far users and seeds each leave it uncertain.
+
+    "user error" is the standard error of the mean over users, each averaged over seeds first: what
+    other test users would change. "seed deviation" is the standard deviation of the seeds' means:
+    what another training would change. Either may be small where the other is large. Also
+    "seeds" and "users", how many of each.
+    """
+    values = _per_seed(values)
+    n_seeds, n_users = values.shape
+    return {
+        "mean": float(values.mean()),
+        "user error": float(values.mean(axis=0).std(ddof=1) / np.sqrt(n_users)),
+        "seed deviation": float(values.mean(axis=1).std(ddof=1)),
+        "seeds": n_seeds,
+        "users": n_users,
+    }
+
+
+def compare_seeds(a: ArrayLike, b: ArrayLike) -> pd.DataFrame:
+    """Two systems with several seeds each, (n_seeds, n_users): two questions, one row each.
+
+    "users": would these trained models differ on other users? Paired t-test of each user's values,
+    averaged over seeds. "seeds": would another training differ, on these users? Welch's t-test of
+    the seeds' means; unpaired, as a seed has nothing in common between two systems. A claim about
+    the systems needs both. Columns: question, sample (its size), difference (a − b), t, p.
+    """
+    a, b = _per_seed(a), _per_seed(b)
+    if a.shape != b.shape:
+        raise InputError(
+            f"Two systems are compared over as many seeds and the same users, not over arrays of "
+            f"shapes {a.shape} and {b.shape}."
+        )
+    n_seeds, n_users = a.shape
+    users, seeds = _paired(a.mean(axis=0), b.mean(axis=0)), _welch(a.mean(axis=1), b.mean(axis=1))
+    rows = {
+        "users": ("would these models differ on other users?", n_users, *users),
+        "seeds": ("would another training differ?", n_seeds, *seeds),
+    }
+    columns = ["question", "sample", "difference", "t", "p"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    if a.shape != b.shape or len(a) < 2:
+        raise InputError(f"A paired test needs the same users, 2 or more, not {len(a)}, {len(b)}.")
+    difference, n = a - b, len(a)
+    return _t_test(difference.mean(), difference.var(ddof=1) / n, n - 1)
+
+
+def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    own, other = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)  # squared errors of the means
+    spread = own**2 / (len(a) - 1) + other**2 / (len(b) - 1)
+    freedom = (own + other) ** 2 / spread if spread else 1.0  # any, where t is 0 or infinite
+    return _t_test(a.mean() - b.mean(), own + other, freedom)
+
+
+def _t_test(mean: float, squared_error: float, freedom: float) -> tuple[float, float, float]:
+    """(mean, t, two-sided p). Without any spread t is 0 or infinite, and p 1 or 0."""
+    t = mean / np.sqrt(squared_error) if squared_error else np.inf * np.sign(mean) if mean else 0.0
+    return float(mean), float(t), float(2 * stdtr(freedom, -abs(t)))
 
 
 def _checked(ranks: ArrayLike, cutoff: int) -> np.ndarray:
@@ -88,3 +227,20 @@ def _per_user(values: ArrayLike) -> np.ndarray:
             f"{values.shape} or with NaN."
         )
     return values
+
+
+def _per_seed(values: ArrayLike) -> np.ndarray:
+    values = np.asarray(values, float)
+    if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
+        raise InputError(
+            f"Values over seeds must be one number for each of 2 seeds or more and 2 users or "
+            f"more, (n_seeds, n_users), not an array of shape {values.shape} or with NaN."
+        )
+    return values
+
+
+def _p_values(p: ArrayLike) -> np.ndarray:
+    p = np.asarray(p, float)
+    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
+        raise InputError("p-values must be one number from 0 to 1 for each test.")
+    return p

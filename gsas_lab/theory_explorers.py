@@ -16,10 +16,11 @@ from gsas_lab import explorers, runs, theory
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.explorers import Explorer, blank, driven, row, stepped
 from gsas_lab.figures import GREY, size, styles
+from gsas_lab.paper import figure_1_sums
 from gsas_lab.runs import Settings
 
 ML1M = 3_416  # items of MovieLens-1M, the paper's smallest catalogue
-PAPER_SUM = 338.03  # Σp of the paper's SASRec for user 963, Figure 1
+PAPER_SUM = figure_1_sums()["SASRec"]  # Σp for user 963
 PEAKED = 1.39  # Zipf exponent at which Theorem 5.1 gives SASRec about that sum on MovieLens-1M
 ADVICE = (128, 256, 0.75, 0.9)  # the paper's k from and to, t from and to
 _STYLE = styles(["SASRec", "gSASRec", "gSASRec, t = 1"])

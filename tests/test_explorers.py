@@ -1,5 +1,6 @@
 """Every form of an explorer shows the numbers of its pure figure; no browser is needed here."""
 
+import json
 import time
 from itertools import chain
 
@@ -220,6 +221,66 @@ def test_calibration_explorer_moves_over_the_cutoffs_of_its_tables(curves):
     assert_same_data(static.frames[-1], explorers.calibration_figure(curves, 100))
     with pytest.raises(InputError, match="no cutoff 101"):
         explorers.calibration_figure(curves, 101)
+
+
+@pytest.fixture
+def grid() -> pd.DataFrame:
+    """Runs in no order; (4, 0.5) is missing, (4, 0) failed."""
+    rows = [(4, 0.0, np.nan), (1, 0.5, 0.2), (1, 0.0, 0.1), (4, 1.0, 0.4), (1, 1.0, 0.3)]
+    table = pd.DataFrame(rows, columns=["k", "t", "NDCG@10"])
+    ends = {"NDCG@10 low": table["NDCG@10"] - 0.01, "NDCG@10 high": table["NDCG@10"] + 0.01}
+    return table.assign(**ends, seconds=7.0, **{"Recall@1": [0.05, 0.1, 0.2, 0.1, 0.1]})
+
+
+PAPERS = {"NDCG@10": pd.DataFrame([[0.126, np.nan]], index=[1], columns=[0.0, 0.5])}
+
+
+def test_grid_figure_puts_each_run_into_its_cell(grid):
+    figure = explorers.grid_figure(grid)
+    (cells,) = figure.data
+    assert list(cells.x) == ["1", "4"] and list(cells.y) == ["0", "0.5", "1"]
+    np.testing.assert_array_equal(cells.z, [[0.1, np.nan], [0.2, np.nan], [0.3, 0.4]])
+    assert "<b>0.4000</b> with k = 4, t = 1" in figure.layout.title.text
+    assert "best of 4 runs" in figure.layout.title.text
+
+
+def test_grid_figure_tells_the_interval_and_the_papers_number_where_there_are_any(grid):
+    (cells,) = explorers.grid_figure(grid, paper=PAPERS).data
+    first, second = cells.text[0][0], cells.text[1][0]
+    assert first.split("<br>") == [
+        "k = 1, t = 0",
+        "<b>NDCG@10 = 0.1000</b>",
+        "interval 0.0900 … 0.1100",
+        "the paper: 0.126",
+    ]
+    assert "paper" not in second and cells.text[0][1] == ""  # NaN is no number, nor a failed run
+    (recall,) = explorers.grid_figure(grid, "Recall@1", PAPERS).data
+    assert recall.text[0][0] == "k = 1, t = 0<br><b>Recall@1 = 0.2000</b>"
+
+
+def test_the_grid_explorer_moves_over_the_metrics_of_its_table(grid):
+    explorer = explorers.grid_explorer(grid, paper=PAPERS)
+    live, static = explorer.live(), explorer.static()
+    (pick,), (figure,) = inside(live, widgets.Dropdown), inside(live, go.FigureWidget)
+    assert pick.options == ("NDCG@10", "Recall@1")  # no interval's end, no seconds
+    pick.value = "Recall@1"
+    expected = explorers.grid_figure(grid, "Recall@1", PAPERS)
+    assert_same_data(figure, expected)
+    np.testing.assert_array_equal(figure.data[0].z, expected.data[0].z)
+    assert [frame.name for frame in static.frames] == ["NDCG@10", "Recall@1"]
+    assert_same_data(static.frames[1], expected)
+    np.testing.assert_array_equal(static.frames[1].data[0].z, expected.data[0].z)
+    assert_same_data(static, explorers.grid_figure(grid, paper=PAPERS))
+    json.loads(static.to_json(), parse_constant=pytest.fail)  # a missing run is no NaN in a page
+
+
+def test_a_grid_needs_one_number_for_each_k_and_t(grid):
+    with pytest.raises(InputError, match="missing: t, NDCG@5"):
+        explorers.grid_figure(grid.drop(columns="t"), "NDCG@5")
+    with pytest.raises(InputError, match="average over seeds first"):
+        explorers.grid_figure(pd.concat([grid, grid]))
+    with pytest.raises(InputError, match="in one row at least"):
+        explorers.grid_figure(grid[:1])
 
 
 def test_a_move_redraws_well_within_a_tenth_of_a_second(systems, users, curves):

@@ -119,6 +119,46 @@ def test_training_history_marks_the_best_validated_epoch():
     assert figures.training_history(run, axes=own)[0] is own[0]
 
 
+K_BY_T = pd.DataFrame([[0.1, 0.2], [0.3, np.nan]], index=[1, 256], columns=[0, 0.75])
+
+
+def words(ax) -> list[list[str]]:
+    """What stands in the cells of a map, (ks, ts)."""
+    return np.array([text.get_text() for text in ax.texts]).reshape(K_BY_T.shape).tolist()
+
+
+def test_grid_writes_each_value_into_its_cell():
+    ax = figures.grid(K_BY_T, what="Recall@1")
+    np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan), K_BY_T.to_numpy().T)
+    assert words(ax) == [["0.1000", "0.2000"], ["0.3000", ""]]
+    assert [text.get_position() for text in ax.texts] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "256"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "0.75"]
+    assert ax.figure.axes[1].get_ylabel() == "Recall@1"
+
+
+def test_grid_adds_marks_and_what_a_reference_knows_of_these_cells():
+    marks = K_BY_T.gt(0.15).replace({True: "*", False: ""})
+    reference = pd.DataFrame([[0.126, 0.13], [0.2, 0.3]], index=[1, 4], columns=[0, 0.5])
+    ax = figures.grid(K_BY_T, reference=reference, marks=marks)
+    assert words(ax) == [["0.1000\n(0.126)", "0.2000*"], ["0.3000*", ""]]
+    assert ax.figure.axes[1].get_ylabel() == "NDCG@10 (in brackets: reference)"
+
+
+def test_by_k_draws_values_and_intervals_over_doublings():
+    bands = pd.DataFrame(
+        {"value": [0.3, 0.1], "low": [0.2, 0.05], "high": [0.4, 0.15]}, index=[256, 4]
+    )
+    ax = figures.by_k({"SASRec": bands, "BERT4Rec": bands[["value"]].set_axis([4, 1])})
+    assert drawn(ax, "SASRec").tolist() == [[4, 0.1], [256, 0.3]]
+    assert drawn(ax, "BERT4Rec").tolist() == [[1, 0.1], [4, 0.3]]
+    (band,) = ax.collections  # BERT4Rec has no interval
+    corners = {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
+    assert corners == {(4, 0.05), (4, 0.15), (256, 0.2), (256, 0.4)}
+    assert ax.get_xscale() == "log" and ax.xaxis.get_transform().base == 2
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "4", "256"]
+
+
 def test_sum_of_probabilities_has_one_row_a_system_and_the_line_at_one():
     sums = {"SASRec": np.full(9, 300.0), "SASRec, softmax": np.ones(9)}
     ax = figures.sum_of_probabilities(sums)
