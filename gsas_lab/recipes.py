@@ -1,6 +1,7 @@
 """The paper's systems as named settings, and the budgets in which they are trained here."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def quick(system: Settings, dataset: str) -> Settings:
         epochs=epochs,
         patience=epochs,
     )
+
+
+RECIPES: dict[str, Callable[[], Settings]] = {
+    "sasrec": sasrec,
+    "sasrec-sampled-softmax": sasrec_sampled_softmax,
+    "sasrec-softmax": sasrec_softmax,
+    "gsasrec": gsasrec,
+}
+PROFILES: dict[str, Callable[[Settings, str], Settings]] = {  # budgets, by name
+    "quick": quick,
+    "paper": lambda system, dataset: replace(system, dataset=dataset),
+}
 
 
 def strong(dataset: str, seed: int = 1) -> Settings:
