@@ -150,7 +150,7 @@ def small(system: Settings, dataset: str) -> Settings:
     if system.model == "mf":
         return replace(system, dataset=dataset, epochs=15, patience=15, lr=4e-3)
     epochs = 4 if dataset in WORLDS else 6
-    epochs *= 5 if system.model == "bert4rec" else 1
+    epochs *= 4 if system.model == "bert4rec" else 1
     budget: dict[str, Any] = {"d": 32, "max_length": 50, "epochs": epochs, "patience": epochs}
     return replace(quick(system, dataset), **budget)
 

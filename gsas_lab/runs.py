@@ -4,7 +4,9 @@ A `Settings` object is the command line, the notebooks' parameters and the recor
 found again by the hash of its settings and of the data file.
 """
 
+import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -97,6 +100,8 @@ class Settings:
                 )
             if choices and value not in choices:
                 raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
+            if item.type is float:  # so that t = 1 and t = 1.0 are one run
+                object.__setattr__(self, item.name, float(value))
         ranges: dict[str, tuple[float, float]] = {
             "t": (0, 1),
             "power": (0, math.inf),
@@ -255,6 +260,16 @@ class Run:
         return pd.read_csv(self.folder / "history.csv")
 
     @cached_property
+    def environment(self) -> dict[str, str]:
+        """What made the run, see `environment`: environment.json."""
+        return json.loads((self.folder / "environment.json").read_text())
+
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """Rank of each test user's target, in the order of the users: (n_users,) int32."""
+        return np.load(self.folder / "ranks.npy")
+
+    @cached_property
     def data(self) -> Data:
         return load_data(self.settings)
 
@@ -368,7 +383,7 @@ def train(
     """Train, or find what was trained already: settings -> Run.
 
     A run that was interrupted goes on after its last whole epoch. on_epoch(history) is called after
-    each epoch with all rows so far.
+    each epoch with all rows so far. InputError if another process is training this run.
     """
     data = load_data(settings)
     name = identity(settings, data)
@@ -380,15 +395,25 @@ def train(
         settings.loss, settings.k, settings.t, sampler(settings), data.split.n_items, settings.logq
     )
     model = build(settings, data.split).to(device)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "settings.json", asdict(settings))
-        _write_json(folder / "protocol.json", data.split.protocol.as_dict())
-        _write_json(folder / "environment.json", environment(device))
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): check the disk."
-        ) from None
+    with locked(folder):
+        if not (folder / "metrics.json").exists():  # another process may have ended it just now
+            _train(settings, data, model, device, loss, folder, on_epoch)
+    return Run(settings, folder)
+
+
+def _train(
+    settings: Settings,
+    data: Data,
+    model: Any,
+    device: torch.device,
+    loss: training.Objective,
+    folder: Path,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None,
+) -> None:
+    name = folder.name
+    write_json(folder / "settings.json", asdict(settings))
+    write_json(folder / "protocol.json", data.split.protocol.as_dict())
+    write_json(folder / "environment.json", environment(device))
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
@@ -430,10 +455,35 @@ def train(
         "device": str(device),
     }
     training.write_checkpoint(folder / "model.pt", {"identity": name, "model": model.state_dict()})
-    history.to_csv(folder / "history.csv", index=False)
+    write(folder / "history.csv", history.to_csv(index=False).encode())
+    saved = io.BytesIO()
+    np.save(saved, outcome.ranks.astype(np.int32))
+    write(folder / "ranks.npy", saved.getvalue())
+    write_json(folder / "metrics.json", result)  # last: its presence says that the run is whole
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-    _write_json(folder / "metrics.json", result)  # last: its presence says that the run is whole
-    return Run(settings, folder)
+
+
+def load(folder: str | Path) -> Run:
+    """A run that was trained before, from its folder.
+
+    InputError if the folder is missing, its training has not ended, or another version made it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no run folder {folder}: runs are kept in {runs_folder()}.")
+    if not (folder / "metrics.json").exists():
+        raise InputError(f"{folder} holds no finished run: train it to its end first.")
+    try:
+        made_by = json.loads((folder / "environment.json").read_text()).get("format")
+        saved = json.loads((folder / "settings.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} cannot be read ({error}): train the run again.") from None
+    if made_by != str(FORMAT) or set(saved) != {item.name for item in fields(Settings)}:
+        raise InputError(
+            f"{folder} comes from another version of gsas-lab: train the run again, "
+            "or check out the commit that its environment.json names."
+        )
+    return Run(Settings(**saved), folder)
 
 
 def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list[Run]:
@@ -595,6 +645,7 @@ def environment(device: torch.device) -> dict[str, str]:
             packages[package] = "not installed"
     chip = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     return {
+        "format": str(FORMAT),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "device": f"{device} ({chip}, {torch.get_num_threads()} threads)",
@@ -621,7 +672,49 @@ def _schedule(settings: Settings) -> training.Schedule:
     return training.Schedule(**{n: v for n, v in asdict(settings).items() if n in names})
 
 
-def _write_json(path: Path, content: dict) -> None:
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only process to work in it; InputError if another one does.
+
+    The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
+    locks nothing.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a+")
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): check the disk."
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{folder} is being worked on by process {file.read() or 'unknown'}: wait until it "
+                "ends, or stop it; the same call then goes on."
+            ) from None
+        file.truncate(0)
+        print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)
+        yield
+        (folder / "lock").unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """`write` of a dictionary as JSON."""
+    write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """All or nothing: a reader sees the old file or the new one. InputError on a full disk."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"{path} could not be written ({error.strerror}): free some disk space or choose "
+            "another folder; what was finished before is kept."
+        ) from error

@@ -1,7 +1,11 @@
 """Settings are the record; a run is found again; the command line speaks in one line."""
 
+import errno
 import json
+import os
+import shutil
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,13 +63,79 @@ def test_a_run_folder_holds_its_evidence_and_is_found_again(small_world):
     names = {file.name for file in run.folder.iterdir()}
     assert names == {
         "settings.json", "protocol.json", "environment.json", "metrics.json", "history.csv",
-        "model.pt",
+        "model.pt", "ranks.npy",
     }  # fmt: skip
     assert Settings(**json.loads((run.folder / "settings.json").read_text())) == small_world
     environment = json.loads((run.folder / "environment.json").read_text())
     assert {"commit", "date", "device", "torch", "python"} <= set(environment)
     again = runs.train(small_world, on_epoch=lambda history: pytest.fail("trained again"))
     assert again.folder == run.folder and again.metrics == run.metrics
+    np.testing.assert_array_equal(run.ranks, run.outcome.ranks)
+    assert run.ranks.dtype == np.int32
+
+
+def test_a_saved_run_is_loaded_from_its_folder(small_world):
+    run = runs.train(small_world)
+    loaded = runs.load(str(run.folder))
+    assert loaded == run and loaded.metrics == run.metrics
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: shutil.rmtree(folder), "There is no run folder"),
+        (lambda folder: (folder / "metrics.json").unlink(), "no finished run"),
+        (lambda folder: (folder / "settings.json").write_text('{"k": 1}'), "another version"),
+        (lambda folder: (folder / "environment.json").write_text("{}"), "another version"),
+        (lambda folder: (folder / "environment.json").unlink(), "cannot be read"),
+        (lambda folder: (folder / "settings.json").write_text("{"), "cannot be read"),
+    ],
+)
+def test_what_is_no_run_of_this_version_is_not_loaded(small_world, damage, message):
+    folder = runs.train(replace(small_world, epochs=1)).folder
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["settings.json", "environment.json", "history.csv", "ranks.npy", "metrics.json"]
+)
+def test_a_full_disk_is_one_sentence_and_costs_no_training(small_world, monkeypatch, name):
+    finished = runs.train(replace(small_world, epochs=1))
+    before = {file: file.read_bytes() for file in finished.folder.iterdir()}
+    real = Path.write_bytes
+
+    def write_bytes(path, content):
+        if path.name == f"{name}.partial":
+            real(path, content[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        with pytest.raises(InputError, match=f"{name} could not be written.*free some disk space"):
+            runs.train(small_world, on_epoch=trained.append)
+    assert not list(runs.runs_folder().glob("*/*.partial"))
+    assert before == {file: file.read_bytes() for file in finished.folder.iterdir()}
+    run = runs.train(small_world, on_epoch=trained.append)
+    assert len(trained) == 3 == len(run.history), "no epoch is trained twice"
+
+
+def test_one_process_trains_a_run_and_another_is_sent_away(small_world):
+    run = runs.train(small_world)
+    shutil.rmtree(run.folder)
+    with runs.locked(run.folder), pytest.raises(InputError, match=f"by process {os.getpid()} on "):
+        runs.train(small_world)
+    (run.folder / "lock").write_text("1234 on a machine that lost its power")
+    assert runs.train(small_world).folder == run.folder
+    assert not (run.folder / "lock").exists()
+
+
+def test_a_whole_number_is_the_same_run_as_its_float(small_world):
+    one, other = (replace(small_world, loss="gbce", epochs=1, t=t) for t in (1, 1.0))
+    assert runs.train(one).folder == runs.train(other).folder
 
 
 def test_the_recorded_metrics_are_those_of_the_kept_weights(small_world):

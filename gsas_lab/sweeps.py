@@ -1,0 +1,558 @@
+"""Many runs -> one table: a grid from a TOML file, trained side by side or on a cluster.
+
+    recipe = "gsasrec"        # where each run starts from: a key of recipes.RECIPES
+    profile = "quick"         # its budget: a key of recipes.PROFILES; none: the recipe's own
+    dataset = "ml-1m"         # any setting may stand here and is the same for all runs
+    [grid]                    # every combination, the first key slowest
+    k = [1, 4, 16]
+    t = [0.0, 0.5, 1.0]
+    [[runs]]                  # and, or instead, runs one by one, each of which may have
+    recipe = "sasrec-softmax" # a recipe, a profile, a name, settings and a [runs.grid]
+
+Killed at any moment, the same call goes on: finished runs are found, broken-off ones resumed.
+"""
+
+import difflib
+import importlib.util
+import io
+import itertools
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pandas as pd
+import torch
+
+from gsas_lab import runs
+from gsas_lab.errors import InputError
+from gsas_lab.recipes import PROFILES, RECIPES
+from gsas_lab.runs import Settings
+
+Show = Callable[[pd.DataFrame], None]
+
+_FIELDS = [item.name for item in fields(Settings)]
+_SHARED = (  # parameters that every executor of submitit knows; all others are Slurm's
+    "name timeout_min mem_gb nodes cpus_per_task gpus_per_node tasks_per_node stderr_to_stdout"
+).split()
+
+
+# --- a file -> named settings ---------------------------------------------------------------------
+
+
+def read(path: str | Path, **over: Any) -> dict[str, Settings]:
+    """The runs that a TOML file asks for, by name, in its order; see the head of this module.
+
+    over: a recipe, a profile or settings that win over the file's. Settings that are written out
+    win over a profile's. Of two runs with the same settings, the first is kept. A name says what
+    varies: "k = 1, t = 0.5", after the system's name where recipes differ.
+
+    InputError if the file cannot be read, asks for nothing, or holds an unknown key or a value that
+    no run can have.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a TOML file.") from None
+    except ValueError as error:  # bad UTF-8 or bad TOML; the latter with line and column
+        raise InputError(f"{path} is not TOML: {error}.") from None
+    grid, single = table.pop("grid", {}), table.pop("runs", [])
+    if not isinstance(single, list) or not all(isinstance(entry, dict) for entry in single):
+        raise InputError(f"{path}: write single runs as [[runs]] tables.")
+    entries = [{"grid": grid}, *single] if grid else single
+    if not entries:
+        raise InputError(f"{path} asks for no run: add a [grid] with values or [[runs]].")
+    _refuse_unknown(path, table, ("grid", "runs"))
+    _refuse_unknown("the call", over, ())
+
+    asked = []  # (a name if one is given, what it asks for itself, the settings)
+    for entry in entries:
+        _refuse_unknown(path, entry, ("name", "grid"))
+        for point in _points(path, entry.get("grid", {})):
+            given = {k: v for k, v in entry.items() if k not in ("name", "grid")} | point
+            choice = {"recipe": "sasrec"} | table | given | over
+            name = str(entry.get("name", ""))
+            own = {key: choice[key] for key in ("recipe", *(point if name else given))}
+            try:
+                asked.append((name, own, _settings(choice)))
+            except InputError as error:
+                which = ", ".join([name] * bool(name) + list(map(_pair, own, own.values())))
+                raise InputError(f"{path}, run '{which}': {error}") from None
+
+    varied = {
+        key
+        for key in {key for _, own, _ in asked for key in own}
+        if len({getattr(settings, key, own.get(key)) for _, own, settings in asked}) > 1
+    }
+    found: dict[str, Settings] = {}
+    for name, own, settings in asked:
+        if settings in found.values():
+            continue
+        first = name or (settings.name if "recipe" in varied else "")
+        pairs = [_pair(key, own[key]) for key in own if key in varied and key != "recipe"]
+        parts = [first, *(pair for pair in pairs if pair not in first.split(", "))]
+        name = ", ".join(filter(None, parts)) or settings.name
+        if name in found:
+            raise InputError(f"{path}: two runs are called '{name}'; give each a name of its own.")
+        found[name] = settings
+    return found
+
+
+def _settings(choice: dict[str, Any]) -> Settings:
+    choice = dict(choice)
+    recipe, profile = choice.pop("recipe"), choice.pop("profile", None)
+    for what, name, known in (("recipe", recipe, RECIPES), ("profile", profile, PROFILES)):
+        if name is not None and name not in list(known):
+            raise InputError(f"{what} = {name!r}: choose one of {', '.join(known)}.")
+    settings = replace(RECIPES[recipe](), **{k: v for k, v in choice.items() if k == "dataset"})
+    if profile is not None:
+        settings = PROFILES[profile](settings, settings.dataset)
+    return replace(settings, **choice)
+
+
+def _points(path: Path, grid: Any) -> list[dict[str, Any]]:
+    """Every combination of a grid's values; of an empty one the one that asks for nothing."""
+    if not isinstance(grid, dict):
+        raise InputError(f"{path}: write a grid as a table of lists, such as k = [1, 4].")
+    _refuse_unknown(path, grid, ())
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{path}: {key} = {values} in a grid: write a list, such as [1, 4].")
+    return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+
+
+def _refuse_unknown(where: Any, given: Iterable[str], also: tuple[str, ...]) -> None:
+    known = [*_FIELDS, "recipe", "profile", *also]
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known) or known
+            raise InputError(f"{where}: unknown key '{key}'; did you mean {' or '.join(close)}?")
+
+
+def _pair(key: str, value: Any) -> str:
+    return f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}"
+
+
+# --- named settings -> a table --------------------------------------------------------------------
+
+
+@dataclass
+class _Job:
+    """One run of a sweep and how far it is."""
+
+    settings: Settings
+    run: str = ""  # its folder's name; none if its data cannot be loaded
+    state: str = "waiting"  # waiting, training, found, done or failed
+    epoch: int = 0
+    ndcg: float = math.nan  # validation NDCG@10 of that epoch
+    epochs_seen: int = 0  # in this call,
+    seconds: float = 0.0  # which took so long
+    tries: int = 0
+    error: str | None = None
+
+    def ends(self, state: str, error: str | None = None) -> None:
+        self.state, self.error = state, error
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("waiting", "training")
+
+
+def run(
+    named: dict[str, Settings],
+    folder: str | Path,
+    at_once: int | None = None,
+    cluster: dict[str, Any] | None = None,
+    show: Show | None = None,
+) -> pd.DataFrame:
+    """Train all runs that were not trained before -> one row a run, in the order of `named`.
+
+    Columns: name, run (its folder), state (done or failed), every setting, every number of
+    metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
+    folder/results.csv and, where pyarrow is installed, results.parquet; what was asked for, and of
+    which data, protocol and environment, in sweep.json.
+
+    at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
+    is a process of its own with an equal share of the cores. One that dies, or fails by anything
+    but its settings, is tried once more; then it counts as failed and the others go on. What it
+    said is in folder/<run>.log.
+    cluster: parameters of submitit for one Slurm job a run, e.g. {"partition": "gpu",
+    "gpus_per_node": 1, "timeout_min": 600} (a day if not said); {"cluster": "local"} for processes
+    of this machine. Jobs are not tried twice: the same call goes on.
+    show(progress): called at most twice a second with a row for each run and one for all: state,
+    epoch, validation NDCG@10, time left at most (a run may stop early). None: on the screen.
+
+    InputError if another sweep works in this folder, or this machine cannot do what is asked for.
+    """
+    folder = Path(folder)
+    if at_once is not None and at_once < 1:
+        raise InputError(f"at_once = {at_once}: choose 1 or more.")
+    with runs.locked(folder):
+        record: dict[str, Any] = {}
+        jobs: dict[str, _Job] = {}  # by name; two names of the same settings share one
+        by_run: dict[str, _Job] = {}
+        for name, settings in named.items():
+            jobs[name] = _Job(settings)
+            record[name] = {"settings": asdict(settings)}
+            try:
+                data = runs.load_data(settings)
+            except InputError as error:
+                jobs[name].ends("failed", str(error))
+                continue
+            found = runs.identity(settings, data)
+            jobs[name] = by_run.setdefault(found, _Job(settings, found))
+            record[name] |= {"run": found, "protocol": data.split.protocol.as_dict()}
+        for job in by_run.values():
+            if (runs.runs_folder() / job.run / "metrics.json").exists():
+                job.ends("found")
+        environment = runs.environment(runs.choose_device("auto"))
+        runs.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
+
+        waiting = [job for job in by_run.values() if job.open]
+        tell = _teller(jobs, show or _screen())
+        try:
+            if waiting and cluster is not None:
+                _on_cluster(waiting, folder, cluster, at_once, tell)
+            elif waiting:
+                _side_by_side(waiting, folder, at_once, len(by_run), tell)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped; the same call goes on after the last epochs"
+            ) from None
+        tell(True)
+
+        table = pd.DataFrame([{"name": name} | _row(job) for name, job in jobs.items()])
+        runs.write(folder / "results.csv", table.to_csv(index=False).encode())
+        if importlib.util.find_spec("pyarrow"):
+            content = io.BytesIO()
+            table.to_parquet(content, index=False)
+            runs.write(folder / "results.parquet", content.getvalue())
+    return table
+
+
+def _row(job: _Job) -> dict[str, Any]:
+    row = {"run": job.run, "state": "failed" if job.error else "done"} | asdict(job.settings)
+    if job.run and not job.error:
+        trained = runs.load(runs.runs_folder() / job.run)
+        for key, value in trained.metrics.items():
+            if isinstance(value, list):  # an interval
+                row |= {f"{key} low": value[0], f"{key} high": value[1]}
+            elif key != "device":
+                row["epochs trained" if key == "epochs" else key] = value
+        row |= {"commit": trained.environment["commit"], "date": trained.environment["date"]}
+        row["trained on"] = trained.environment["device"]
+    return row | {"error": job.error}
+
+
+# --- on this machine ------------------------------------------------------------------------------
+
+
+class _Worker:
+    """A process that trains one run after another, for as long as this process lives.
+
+    A fresh interpreter with its own threads and GPU rather than a fork, and no `multiprocessing`
+    either: that would execute the caller's script or notebook once more in each of them.
+    """
+
+    job: _Job  # the one it trains, or trained last
+
+    def __init__(self, log: Path, threads: int, gpu: str | None):
+        self.gpu = gpu
+        self.connection, theirs = Pipe()
+        own = {
+            "PYTHONPATH": f"{runs.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "OMP_NUM_THREADS": str(threads),
+            "TQDM_DISABLE": "1",  # the parent shows the progress
+        }
+        if gpu is not None:
+            own["CUDA_VISIBLE_DEVICES"] = gpu
+        serve = f"from gsas_lab import sweeps; sweeps._serve({theirs.fileno()}, {threads})"
+        with open(log, "ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", serve],
+                env=os.environ | own, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                stdout=said, stderr=said, start_new_session=True,  # Ctrl-C is the parent's affair
+            )  # fmt: skip
+        theirs.close()
+
+    def train(self, job: _Job, log: Path) -> None:
+        self.job, job.state = job, "training"
+        with suppress(OSError):  # it has just died, which the parent is about to notice
+            self.connection.send((job.settings, str(log)))
+
+    def stop(self) -> None:
+        """End it at once, which a training survives."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+def _serve(descriptor: int, threads: int) -> None:
+    """What a worker does: (settings, log) in, ("epoch", …), ("done",) or ("failed", why) out."""
+    torch.set_num_threads(threads)
+    connection = Connection(descriptor)
+    asked: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                asked.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(1)  # the parent is gone: nobody waits for this training any more
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        settings, log = asked.get()
+        with open(log, "ab") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        last = time.perf_counter()
+
+        def tell(history: list[dict[str, float]]) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            connection.send(("epoch", len(history), history[-1]["ndcg@10"], now - last))
+            last = now
+
+        try:
+            runs.train(settings, tell)
+            connection.send(("done",))
+        except InputError as error:  # it would fail alike again; anything else ends this process
+            connection.send(("failed", str(error)))
+
+
+def _side_by_side(
+    jobs: list[_Job], folder: Path, at_once: int | None, of: int, tell: Callable[[], None]
+) -> None:
+    """Train with several workers.
+
+    of: runs of the whole sweep, so that one that goes on gives each run as many threads as before.
+    """
+    on_gpu = any(job.settings.device in ("auto", "cuda") for job in jobs)
+    gpus = _gpus() if on_gpu else []
+    at_once = min(at_once or len(gpus) or _cores(), of)
+    threads = max(1, _cores() // at_once)
+    free = [gpus[i % len(gpus)] if gpus else None for i in range(at_once)]
+    waiting = deque(jobs)
+    workers: list[_Worker] = []
+    try:
+        while any(job.open for job in jobs):
+            idle = [worker for worker in workers if not worker.job.open]
+            while waiting and (idle or free):
+                job = waiting.popleft()
+                log = folder / f"{job.run}.log"
+                if not idle:
+                    idle.append(_Worker(log, threads, free.pop(0)))
+                    workers.append(idle[0])
+                idle.pop().train(job, log)
+            tell()
+            ready = wait([worker.connection for worker in workers], timeout=0.5)
+            for worker in [worker for worker in workers if worker.connection in ready]:
+                job, log = worker.job, folder / f"{worker.job.run}.log"
+                try:
+                    kind, *said = worker.connection.recv()
+                except (EOFError, OSError):  # it died
+                    code = worker.process.wait()
+                    worker.stop()
+                    workers.remove(worker)
+                    free.append(worker.gpu)
+                    job.tries += job.open
+                    if job.open and job.tries == 2:
+                        job.ends("failed", _why(code, log))
+                    elif job.open:
+                        job.ends("waiting")
+                        waiting.appendleft(job)
+                    continue
+                if kind == "epoch":
+                    job.epoch, job.ndcg = said[:2]
+                    job.epochs_seen, job.seconds = job.epochs_seen + 1, job.seconds + said[2]
+                else:
+                    job.ends(kind, *said)
+                    if not log.stat().st_size:
+                        log.unlink()
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _why(code: int, log: Path) -> str:
+    """The sentence for a worker that ended with this status, as Popen tells it, for good."""
+    if code == -9:
+        return (
+            "Worker killed by signal 9 twice: probably out of memory; lower batch_size or run "
+            "fewer at once."
+        )
+    if code < 0:
+        return f"Worker killed by signal {-code} twice: see {log}."
+    lines = log.read_text(errors="replace").splitlines() or ["no word"]
+    return f"Failed twice ({lines[-1]}): see {log}."
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    """The names by which CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = range(torch.cuda.device_count())
+    return [named.split(",")[i].strip() for i in found] if named else [str(i) for i in found]
+
+
+# --- on a cluster ---------------------------------------------------------------------------------
+
+
+def _on_cluster(
+    jobs: list[_Job],
+    folder: Path,
+    cluster: dict[str, Any],
+    at_once: int | None,
+    tell: Callable[[], None],
+) -> None:
+    try:
+        import submitit
+    except ImportError:
+        raise InputError('A cluster needs submitit: pip install -e ".[cluster]".') from None
+
+    given = {"timeout_min": 24 * 60} | cluster
+    kind = given.pop("cluster", "slurm")
+    threads = None
+    if kind == "local":
+        threads = max(1, _cores() // len(jobs))
+        if len(jobs) > _cores():
+            raise InputError(
+                f"submitit's local executor starts all {len(jobs)} runs at once on {_cores()} "
+                "cores: ask for fewer, or leave cluster out."
+            )
+    try:
+        executor = submitit.AutoExecutor(folder / "cluster", cluster=kind)
+        executor.update_parameters(
+            slurm_array_parallelism=at_once or len(jobs),
+            **{name if name in _SHARED else f"slurm_{name}": given[name] for name in given},
+        )
+    except (RuntimeError, ValueError, NameError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cluster = {cluster} cannot be had: {reason}") from None
+    tasks = executor.map_array(_train_alone, [job.settings for job in jobs], [threads] * len(jobs))
+    try:
+        while any(job.open for job in jobs):
+            for job, task in zip(jobs, tasks, strict=True):
+                if job.open and task.done():
+                    try:
+                        said = task.result()
+                    except Exception as error:  # whatever the node raised, or its own death
+                        lines = str(error).strip().splitlines() or [type(error).__name__]
+                        said = f"Its job failed ({lines[-1]}): see {task.paths.stderr}."
+                    job.ends("failed" if said else "done", said)
+                elif job.open and task.state == "RUNNING":
+                    job.state = "training"
+            tell()
+            time.sleep(0.5)
+    finally:
+        for job, task in zip(jobs, tasks, strict=True):
+            if job.open:
+                task.cancel()
+
+
+def _train_alone(settings: Settings, threads: int | None) -> str | None:
+    """What a job of a cluster does -> none, or the sentence of what is wrong with the settings."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        runs.train(settings)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def _teller(jobs: dict[str, _Job], show: Show) -> Callable[..., None]:
+    """A function that shows how far the jobs are, at most twice a second or else right `now`."""
+    last = -math.inf
+
+    def tell(now: bool = False) -> None:
+        nonlocal last
+        if now or time.monotonic() - last >= 0.5:
+            last = time.monotonic()
+            show(_progress(jobs))
+
+    return tell
+
+
+def _progress(jobs: dict[str, _Job]) -> pd.DataFrame:
+    """Index: names, and "all". Columns: state, epoch, NDCG@10 (validation), left (h:mm:ss)."""
+    seen = sum(job.epochs_seen for job in jobs.values())
+    pace = sum(job.seconds for job in jobs.values()) / seen if seen else math.nan
+    rows, left = {}, [0.0]
+    for name, job in jobs.items():
+        own = job.seconds / job.epochs_seen if job.epochs_seen else pace
+        left.append((job.settings.epochs - job.epoch) * own if job.open else 0.0)
+        epoch = f"{job.epoch}/{job.settings.epochs}" if job.epoch else ""
+        rows[name] = (job.state, epoch, job.ndcg, _clock(left[-1]))
+    ended = sum(not job.open for job in jobs.values())
+    busy = sum(job.state == "training" for job in jobs.values()) or 1
+    rows["all"] = (f"{ended} of {len(jobs)}", "", math.nan, _clock(max(*left, sum(left) / busy)))
+    columns = ["state", "epoch", "NDCG@10", "left"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _clock(seconds: float) -> str:
+    if not seconds or math.isnan(seconds):
+        return ""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _screen() -> Show:
+    """A table that is redrawn, in Jupyter or in a terminal; elsewhere a line when a state changes."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        from IPython.display import HTML, display
+
+        handle = display(HTML(), display_id=True)
+        return lambda table: handle.update(
+            HTML(table.to_html(na_rep="", float_format="{:.4f}".format))
+        )
+    if not sys.stderr.isatty():
+        return _lines()
+    drawn = 0
+
+    def redraw(table: pd.DataFrame) -> None:
+        nonlocal drawn
+        size = shutil.get_terminal_size()
+        if len(table) > size.lines - 2:  # what has scrolled away cannot be redrawn
+            busy = table[table["state"] == "training"]
+            table = pd.concat([busy.head(size.lines - 3), table.tail(1)])
+        text = table.to_string(na_rep="", float_format="{:.4f}".format).splitlines()
+        lines = "".join(line[: size.columns - 1] + "\n" for line in text)
+        print(f"\x1b[{drawn}A\x1b[J" * bool(drawn) + lines, end="", file=sys.stderr, flush=True)
+        drawn = len(text)
+
+    return redraw
+
+
+def _lines() -> Show:
+    before: dict[Any, str] = {}
+
+    def show(table: pd.DataFrame) -> None:
+        for name, state in table["state"].items():
+            if name != "all" and state != before.get(name):
+                before[name] = state
+                print(f"{name}: {state}", file=sys.stderr, flush=True)
+
+    return show
