@@ -116,6 +116,28 @@ def _exercises(_arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def _sweep(arguments: argparse.Namespace) -> None:
+    from gsas_lab import results, sweeps
+
+    given = dict(map(_parameter, arguments.parameter))
+    given |= {n: v for n in ("dataset", "profile") if (v := getattr(arguments, n)) is not None}
+    named = sweeps.read(arguments.grid, **given)
+    parts = [arguments.grid.stem, *(Path(str(v)).stem for v in given.values())]
+    folder = arguments.output or runs.ROOT / "outputs" / "-".join(parts)
+    cluster = dict(map(_parameter, arguments.cluster)) or None
+    table = sweeps.run(named, folder, arguments.at_once, cluster)
+    done = results.load(folder).shown.drop(columns=["NDCG@10 low", "NDCG@10 high"])
+    print(f"{done.to_string(na_rep='', float_format='{:.4g}'.format)}\n\n{folder}")
+    for _, failed in table[table["state"] == "failed"].iterrows():
+        print(f"failed: {failed['name']}: {failed['error']}", file=sys.stderr)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from gsas_lab import results
+
+    print(results.write_report(arguments.folder))
+
+
 def _evidence(arguments: argparse.Namespace) -> None:
     print(recipes.write_evidence(arguments.dataset, arguments.output))
 
@@ -161,6 +183,28 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("--min-user", type=int, default=1)
     describe.add_argument("--min-item", type=int, default=1)
     describe.set_defaults(command=_describe)
+
+    sweep = commands.add_parser("sweep", help="train a grid of runs, side by side")
+    sweep.add_argument("grid", type=Path, help="a TOML file, such as notebooks/sweeps/figure3.toml")
+    sweep.add_argument("--dataset", help="instead of the file's")
+    sweep.add_argument("--profile", choices=recipes.PROFILES, help="instead of the file's")
+    sweep.add_argument("--output", type=Path, help="folder; outputs/<grid>-<what is given> if none")
+    sweep.add_argument("--at-once", type=int, help="runs side by side; none: one a core or GPU")
+    sweep.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of every run, over the file's",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--cluster", action="append", default=[], metavar="NAME=VALUE",
+        help="one Slurm job a run, with these parameters of submitit, as in partition=gpu",
+    )  # fmt: skip
+    sweep.set_defaults(command=_sweep)
+
+    report = commands.add_parser(
+        "report", help="one page about a sweep, beside the paper's numbers"
+    )
+    report.add_argument("folder", type=Path, help="the sweep's, such as outputs/figure3")
+    report.set_defaults(command=_report)
 
     notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")
     notebooks.add_argument("--dataset", default="known-truth")

@@ -180,14 +180,14 @@ def render(notebook: Path, page: Path, siblings: Sequence[Path] = ()) -> None:
     body, _ = exporter.from_notebook_node(_static(book))
     facts = f'<p class="facts">{_facts(book)}</p>'
     top, bottom = (_navigation(notebook, siblings, place) for place in ("top", "bottom"))
-    _write(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
+    write_page(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
 
 
 def write_document(source: Path, page: Path) -> str:
     """A Markdown file -> one HTML page; its first heading is returned."""
     text = source.read_text(encoding="utf-8")
     heading = re.findall(r"^# +(.+)$", text, re.MULTILINE)[0].strip()
-    _write(page, heading, f'{_CONTENTS}<main class="text_cell">{_markdown(text)}</main>')
+    write_page(page, heading, f'{_CONTENTS}<main class="text_cell">{_markdown(text)}</main>')
     return heading
 
 
@@ -196,7 +196,7 @@ def write_gallery(figures: Mapping[str, Figure], page: Path, heading: str, story
     parts = [f"<h1>{html.escape(heading)}</h1>{_markdown(story)}"]
     for place, (name, figure) in enumerate(figures.items()):
         parts.append(f"<h2>{html.escape(name)}</h2>{_plot(figure.to_dict(), f'plot-{place}')}")
-    _write(page, heading, f"{_CONTENTS}<main>{''.join(parts)}</main>")
+    write_page(page, heading, f"{_CONTENTS}<main>{''.join(parts)}</main>")
     return heading
 
 
@@ -226,7 +226,7 @@ def write_index(
     packages = ("torch", "numpy", "pandas", "scipy", "plotly")
     versions = " · ".join(f"{package} {version(package)}" for package in packages)
     name = folder.name.removesuffix(".partial")
-    _write(
+    write_page(
         folder / "index.html",
         f"gsas-lab: {name}",
         f'<p class="facts">{html.escape(name)}</p><main><h1>gsas-lab</h1><p>See, understand and '
@@ -347,7 +347,8 @@ def _offline(text: str) -> str:
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def _write(page: Path, heading: str, body: str) -> None:
+def write_page(page: Path, heading: str, body: str) -> None:
+    """One page in the look of all; Plotly's library goes beside it if a figure needs it."""
     script = ""
     if "Plotly.newPlot" in body:
         script = '<script src="plotly.min.js"></script>'

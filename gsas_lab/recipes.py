@@ -162,6 +162,15 @@ PROFILES: dict[str, Callable[[Settings, str], Settings]] = {
 }
 
 
+def profile_of(settings: Settings) -> str:
+    """The budget that settings have: the first of PROFILES that would change nothing, or "own"."""
+    for name in ("small", "quick"):
+        if PROFILES[name](settings, settings.dataset) == settings:
+            return name
+    long = settings.epochs == Settings.epochs or settings.model in ("mf", "popularity")
+    return "paper" if long else "own"
+
+
 def strong(dataset: str, seed: int = 1) -> Settings:
     """gSASRec where quality counts more than equal time: d = 128, the encoder's products in bfloat16.
 

@@ -33,12 +33,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from gsas_lab import runs
 from gsas_lab.errors import InputError
-from gsas_lab.recipes import PROFILES, RECIPES
+from gsas_lab.recipes import PROFILES, RECIPES, profile_of
 from gsas_lab.runs import Settings
 
 Show = Callable[[pd.DataFrame], None]
@@ -180,10 +181,10 @@ def run(
 ) -> pd.DataFrame:
     """Train all runs that were not trained before -> one row a run, in the order of `named`.
 
-    Columns: name, run (its folder), state (done or failed), every setting, every number of
+    Columns: name, run (its folder), state (done or failed), profile, every setting, every number of
     metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
-    folder/results.csv and, where pyarrow is installed, results.parquet; what was asked for, and of
-    which data, protocol and environment, in sweep.json.
+    folder/results.csv and, where pyarrow is installed, results.parquet; every test user's rank in
+    ranks.npz; what was asked for, and of which data, protocol and environment, in sweep.json.
 
     at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
     is a process of its own with an equal share of the cores. One that dies, or fails by anything
@@ -240,11 +241,13 @@ def run(
             content = io.BytesIO()
             table.to_parquet(content, index=False)
             runs.write(folder / "results.parquet", content.getvalue())
+        runs.write(folder / "ranks.npz", _ranks(jobs))
     return table
 
 
 def _row(job: _Job) -> dict[str, Any]:
-    row = {"run": job.run, "state": "failed" if job.error else "done"} | asdict(job.settings)
+    row = {"run": job.run, "state": "failed" if job.error else "done"}
+    row |= {"profile": profile_of(job.settings)} | asdict(job.settings)
     if job.run and not job.error:
         trained = runs.load(runs.runs_folder() / job.run)
         for key, value in trained.metrics.items():
@@ -255,6 +258,19 @@ def _row(job: _Job) -> dict[str, Any]:
         row |= {"commit": trained.environment["commit"], "date": trained.environment["date"]}
         row["trained on"] = trained.environment["device"]
     return row | {"error": job.error}
+
+
+def _ranks(jobs: dict[str, _Job]) -> bytes:
+    """The finished runs' ranks as an .npz: for the run in row n of the table, "n" (n_users,)."""
+    content = io.BytesIO()
+    found = {
+        str(place): runs.load(runs.runs_folder() / job.run).ranks
+        for place, job in enumerate(jobs.values())
+        if job.run and not job.error
+    }
+    small = {n: r.astype(np.uint16) if r.max() < 1 << 16 else r for n, r in found.items()}
+    np.savez_compressed(content, **small)
+    return content.getvalue()
 
 
 # --- on this machine ------------------------------------------------------------------------------
@@ -551,7 +567,7 @@ def _lines() -> Show:
 
     def show(table: pd.DataFrame) -> None:
         for name, state in table["state"].items():
-            if name != "all" and state != before.get(name):
+            if name != "all" and state != before.get(name, "waiting"):
                 before[name] = state
                 print(f"{name}: {state}", file=sys.stderr, flush=True)
 
