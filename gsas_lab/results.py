@@ -93,8 +93,8 @@ class Results:
         for (model, loss), part in drawn.groupby(["model", "loss"], sort=False):
             columns = {what: "value", f"{what} low": "low", f"{what} high": "high"}
             table = part.set_index("k").reindex(columns=[c for c in columns if c in part])
-            name = _LOSSES.get(loss, loss)
-            lines.setdefault(_MODELS.get(model, model), {})[name] = table.rename(columns=columns)
+            name = _LOSSES.get(str(loss), str(loss))
+            lines.setdefault(_MODELS[str(model)], {})[name] = table.rename(columns=columns)
         return lines
 
 
@@ -212,7 +212,7 @@ def _beside(results: Results) -> str:
     if not data:
         return ""
     ours = results.shown[["Recall@1", "Recall@10", "NDCG@10"]]
-    theirs = paper.table_3().xs(data).drop(columns="minutes")
+    theirs = pd.DataFrame(paper.table_3().loc[data])[list(ours)]
     if not set(ours.index) & set(theirs.index):
         return ""
     note = "Profile " + ", ".join(sorted(set(results.shown["profile"]))) + "."

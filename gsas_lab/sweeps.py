@@ -184,7 +184,7 @@ def run(
     Columns: name, run (its folder), state (done or failed), profile, every setting, every number of
     metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
     folder/results.csv and, where pyarrow is installed, results.parquet; every test user's rank in
-    ranks.npz; what was asked for, and of which data, protocol and environment, in sweep.json.
+    ranks.npz; what was asked for, with protocol and environment, in sweep.json.
 
     at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
     is a process of its own with an equal share of the cores. One that dies, or fails by anything
@@ -268,7 +268,9 @@ def _ranks(jobs: dict[str, _Job]) -> bytes:
         for place, job in enumerate(jobs.values())
         if job.run and not job.error
     }
-    small = {n: r.astype(np.uint16) if r.max() < 1 << 16 else r for n, r in found.items()}
+    small: dict[str, Any] = {
+        n: r.astype(np.uint16) if r.max() < 1 << 16 else r for n, r in found.items()
+    }
     np.savez_compressed(content, **small)
     return content.getvalue()
 
@@ -280,7 +282,7 @@ class _Worker:
     """A process that trains one run after another, for as long as this process lives.
 
     A fresh interpreter with its own threads and GPU rather than a fork, and no `multiprocessing`
-    either: that would execute the caller's script or notebook once more in each of them.
+    either: that would execute the caller's script once more in each of them.
     """
 
     job: _Job  # the one it trains, or trained last
@@ -289,7 +291,7 @@ class _Worker:
         self.gpu = gpu
         self.connection, theirs = Pipe()
         own = {
-            "PYTHONPATH": f"{runs.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(runs.ROOT), os.getenv("PYTHONPATH")])),
             "OMP_NUM_THREADS": str(threads),
             "TQDM_DISABLE": "1",  # the parent shows the progress
         }
@@ -459,10 +461,11 @@ def _on_cluster(
             slurm_array_parallelism=at_once or len(jobs),
             **{name if name in _SHARED else f"slurm_{name}": given[name] for name in given},
         )
+        settings = [job.settings for job in jobs]
+        tasks = executor.map_array(_train_alone, settings, [threads] * len(jobs))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or ["it was refused"])[0]
         raise InputError(f"cluster = {cluster} cannot be had: {reason}") from None
-    tasks = executor.map_array(_train_alone, [job.settings for job in jobs], [threads] * len(jobs))
     try:
         while any(job.open for job in jobs):
             for job, task in zip(jobs, tasks, strict=True):
