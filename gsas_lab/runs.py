@@ -248,6 +248,44 @@ class Run:
         """p̂ of scores (n, n_items): see `probability`."""
         return probability(torch.from_numpy(scores), self.settings.loss).numpy()
 
+    @torch.no_grad()
+    def recommend(
+        self, history: Sequence[int | str], n: int = 10, exclude_seen: bool | None = None
+    ) -> pd.DataFrame:
+        """The n items most probable to come next, for anybody's history, oldest item first.
+
+        history: items by their ids in the data set's file, or by their exact titles.
+        exclude_seen: leave the history's items out; None: as the run's protocol. Columns: rank,
+        item (id in the file), title, probability (of the whole catalogue: Theorem 5.1 inverted for
+        BCE and gBCE, the softmax of the scores for the others) and raw, the model's own p̂.
+        Raises InputError for an empty history and for items that the data set does not have.
+        """
+        data = self.data.interactions
+        items = np.array([data.item(name) for name in history], np.int64)
+        if not len(items) or n < 1:
+            raise InputError(
+                f"A history of {len(items)} items and n = {n}: give 1 or more of both."
+            )
+        scores = self.model.score(pad_right([items], self.model.max_length))[:, 1:].numpy()
+        if self.settings.loss in BERNOULLI:
+            # With collisions the inverse exceeds 1 where no P could have led to the score.
+            prior = np.minimum(theory.prior_from_logit(scores[0], *self.fixed_point), 1.0)
+        else:
+            prior = torch.from_numpy(scores[0].astype(float)).softmax(-1).numpy()
+        order = np.argsort(-scores[0], kind="stable")
+        if self.data.split.protocol.exclude_seen if exclude_seen is None else exclude_seen:
+            order = order[~np.isin(order + 1, items)]
+        first = order[:n]
+        return pd.DataFrame(
+            {
+                "rank": np.arange(1, len(first) + 1),
+                "item": data.item_ids[first + 1],
+                "title": [data.title(item) for item in first + 1],
+                "probability": prior[first],
+                "raw": self.probabilities(scores)[0, first],
+            }
+        )
+
     @cached_property
     def outcome(self) -> "Outcome":
         """Ranks, Σp and the first items of all test users, under the run's protocol."""
