@@ -58,7 +58,7 @@ class Diagnosis:
     def verdict(self) -> str:
         """One sentence that begins with over-/underconfident, calibrated or undecided."""
         low, high = self.interval
-        said = f"it expects {self.expected:,.4g} clicks of a user where {self.observed:.3g} come"
+        said = f"it expects {self.expected:,.4g} clicks a user, the truth is {self.observed:.3g}"
         if low > 0 and self.offset > _SLIGHT:
             return f"overconfident: {said}; its odds are {np.exp(self.offset):,.3g} times too high."
         if high < 0 and self.offset < -_SLIGHT:
@@ -66,9 +66,9 @@ class Diagnosis:
                 f"underconfident: {said}; its odds are {np.exp(-self.offset):,.3g} times too low."
             )
         if high - low > _BLURRED:
-            return f"undecided: {said}, and the offset may be {low:.2f} to {high:.2f}; add users."
+            return f"undecided: {said}; the offset may be {low:.2f} to {high:.2f}, so add users."
         if abs(self.slope - 1) > _SLOPE:
-            return f"calibrated on average only: {said}, but its slope is {self.slope:.2f}, not 1."
+            return f"calibrated on average only: {said}; but its slope is {self.slope:.2f}, not 1."
         return f"calibrated: {said}."
 
     @property
@@ -91,14 +91,14 @@ class Diagnosis:
         told |= {
             "ECE as it is": f"{ece.iloc[0]:.2g}",
             "ECE, offset subtracted": f"{ece.iloc[1]:.2g}",
-            "offset (95 % interval)": f"{self.offset:.2f} ({low:.2f} to {high:.2f})",
+            "offset (95 % interval)": f"{self.offset:z.2f} ({low:z.2f} to {high:z.2f})",
             "slope": f"{self.slope:.2f}",
         }
         if "analytic" in self.repairs.index:
-            told["offset by Theorem 5.1"] = f"{self.repairs['offset']['analytic']:.2f}"
+            told["offset by Theorem 5.1"] = f"{self.repairs['offset']['analytic']:z.2f}"
         if self.n_items and self.verdict.startswith("over"):
-            k = (self.n_items - 1) * np.exp(-self.offset)  # where log(1/α) is the offset
-            told["as BCE leaves it with k"] = f"{k:,.3g}"
+            k = (self.n_items - 1) * np.exp(-self.offset)  # BCE's offset: log((n_items − 1) / k)
+            told["as BCE leaves it with k"] = f"{k:,.0f}" if k >= 0.5 else "none"
         return pd.Series(told)
 
     def __str__(self) -> str:
@@ -351,6 +351,11 @@ def _advice(n_items: int | None, prior: np.ndarray | None) -> pd.DataFrame:
 
 def _notes(judged: _Scored, whole: bool, n_items: int | None, slope: float) -> tuple[str, ...]:
     notes = []
+    if whole and np.isinf(judged.scores).any():
+        notes += [
+            "Only items that may be recommended count: what the model gives to the others, such as "
+            "those already seen, is missing from Σp."
+        ]
     if abs(slope - 1) > _SLOPE:
         notes += [
             f"The slope is {slope:.2f}: a shift repairs the level, not the spread, which needs "
