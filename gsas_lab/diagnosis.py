@@ -35,9 +35,9 @@ _SLOPE = 0.2  # a slope further from 1 is told
 _DENSEST = 0.075  # α of the paper's k = 256 on MovieLens-1M
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
-    """What was found, and what to do. `str` for a terminal, a table in notebooks."""
+    """What was found, and what to do; reads as text in a terminal, as tables in notebooks."""
 
     users: int  # judged
     pairs: int  # of user and item, judged
@@ -51,7 +51,7 @@ class Diagnosis:
     slope: float  # Platt's; 1 where a shift is all that is wrong
     repairs: pd.DataFrame  # a row each: as it is, subtracted, by theory; offset, sum (Σp), ece
     curves: dict[str, pd.DataFrame]  # their reliability curves, for `figures.reliability`
-    advice: pd.DataFrame  # k, t, alpha, beta for a retraining, and `sum`: Theorem 5.1's Σσ(s)
+    advice: pd.DataFrame  # k, t, alpha, beta for a retraining; `sum`: its Σσ(s) by Theorem 5.1
     notes: tuple[str, ...]  # what cannot be known from these data, or misleads
 
     @property
@@ -83,7 +83,7 @@ class Diagnosis:
         ece = self.repairs["ece"]
         told = {
             "users, pairs": f"{self.users:,}, {self.pairs:,}",
-            "Σp of a user" if self.whole else "Σp of a user, these items": f"{self.expected:,.4g}",
+            f"Σp of a user{self._of_these}": f"{self.expected:,.4g}",
             "clicks of a user": f"{self.observed:.3g}",
         }
         for cutoff, row in self.top.iterrows():
@@ -101,7 +101,7 @@ class Diagnosis:
             told["as BCE leaves it with k"] = f"{k:,.0f}" if k >= 0.5 else "none"
         return pd.Series(told)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         parts = [self.verdict, self.numbers.to_string(), self._remedy(), *self.notes]
         if len(self.advice):
             parts.insert(3, f"Retrained, by Theorem 5.1:\n{self._advice().to_string(index=False)}")
@@ -121,9 +121,11 @@ class Diagnosis:
 
     def _advice(self) -> pd.DataFrame:
         shown = self.advice.round({"alpha": 4, "beta": 4, "sum": 2})
-        return (
-            shown.rename(columns={"sum": "Σσ(s)"}).astype(object).where(shown.notna().values, "?")
-        )
+        return shown.rename(columns={"sum": f"Σσ(s){self._of_these}"})
+
+    @property
+    def _of_these(self) -> str:
+        return "" if self.whole else ", these items"
 
 
 class _Scored(NamedTuple):
@@ -289,7 +291,7 @@ def _judge(
         slope=slope,
         repairs=pd.DataFrame(rows).T,
         curves={n: calibration.reliability_curve(prob, hit) for n, (_, prob) in cures.items()},
-        advice=_advice(n_items, shifted(judged.scores) if whole else None),
+        advice=_advice(n_items, shifted(judged.scores)),
         notes=_notes(judged, whole, n_items, slope),
     )
 
@@ -324,29 +326,20 @@ def _top(judged: _Scored, cutoffs: tuple[int, ...] = (1, 10)) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _advice(n_items: int | None, prior: np.ndarray | None) -> pd.DataFrame:
-    """The paper's k and t, with k halved until α is no larger than on MovieLens-1M; no rows for an
-    unknown catalogue. t = 1 needs no repair, but longer training.
+def _advice(n_items: int | None, prior: np.ndarray) -> pd.DataFrame:
+    """The paper's k and t; k is halved until α is no larger than on MovieLens-1M. No rows without
+    the catalogue's size. prior (U, C): what the model says of the items, repaired.
     """
-    columns = ["k", "t", "alpha", "beta", "sum"]
-    if n_items is None or n_items < 3:
-        return pd.DataFrame(columns=columns)
-    k = 256
-    while k > 1 and theory.alpha(min(k, n_items - 1), n_items) > _DENSEST:
-        k //= 2
     rows = []
-    for negatives, t in [
-        (max(k // 2, 1), 0.75),
-        (max(k // 2, 1), 0.9),
-        (k, 0.75),
-        (k, 0.9),
-        (k, 1.0),
-    ]:
-        alpha = theory.alpha(negatives, n_items)
-        beta = theory.beta_from_t(t, alpha)
-        total = np.nan if prior is None else theory.forecast_sum(prior, alpha, beta).mean()
-        rows.append((negatives, t, alpha, beta, total))
-    return pd.DataFrame(rows, columns=columns).drop_duplicates(["k", "t"], ignore_index=True)
+    if n_items and n_items > 1:
+        k = 2 ** int(np.clip(np.log2(_DENSEST * (n_items - 1)), 0, 8))
+        pairs = [(few, t) for few in sorted({max(k // 2, 1), k}) for t in (0.75, 0.9)]
+        for negatives, t in [*pairs, (k, 1.0)]:
+            alpha = theory.alpha(negatives, n_items)
+            beta = theory.beta_from_t(t, alpha)
+            total = theory.forecast_sum(prior, alpha, beta).mean()
+            rows.append((negatives, t, alpha, beta, total))
+    return pd.DataFrame(rows, columns=["k", "t", "alpha", "beta", "sum"])
 
 
 def _notes(judged: _Scored, whole: bool, n_items: int | None, slope: float) -> tuple[str, ...]:
@@ -362,7 +355,10 @@ def _notes(judged: _Scored, whole: bool, n_items: int | None, slope: float) -> t
             "calibration.platt."
         ]
     if not whole:
-        notes += ["Not every user has every item: Σp over the whole catalogue is unknown."]
+        notes += [
+            "Not every user has every item: Σp over the whole catalogue is unknown, and each sum "
+            "here is of these items."
+        ]
         if n_items is None:
             notes += ["Without the catalogue's size (n_items) there is no advice on k and t."]
         if judged.hit.any(axis=1).all():
