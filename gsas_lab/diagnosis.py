@@ -60,11 +60,9 @@ class Diagnosis:
         low, high = self.interval
         said = f"it expects {self.expected:,.4g} clicks a user, the truth is {self.observed:.3g}"
         if low > 0 and self.offset > _SLIGHT:
-            return f"overconfident: {said}; its odds are {np.exp(self.offset):,.3g} times too high."
+            return f"overconfident: {said}; its logits are {self.offset:.2f} too high."
         if high < 0 and self.offset < -_SLIGHT:
-            return (
-                f"underconfident: {said}; its odds are {np.exp(-self.offset):,.3g} times too low."
-            )
+            return f"underconfident: {said}; its logits are {-self.offset:.2f} too low."
         if high - low > _BLURRED:
             return f"undecided: {said}; the offset may be {low:.2f} to {high:.2f}, so add users."
         if abs(self.slope - 1) > _SLOPE:
@@ -349,7 +347,9 @@ def _notes(judged: _Scored, whole: bool, n_items: int | None, slope: float) -> t
             "Only items that may be recommended count: what the model gives to the others, such as "
             "those already seen, is missing from Σp."
         ]
-    if abs(slope - 1) > _SLOPE:
+    if slope <= 0:
+        notes += [f"The slope is {slope:.2f}: clicks fall as scores rise. Are these distances?"]
+    elif abs(slope - 1) > _SLOPE:
         notes += [
             f"The slope is {slope:.2f}: a shift repairs the level, not the spread, which needs "
             "calibration.platt."

@@ -115,6 +115,19 @@ def test_scores_are_called_what_they_are(shift, slope, verdict):
     assert bool(found.subtract) == (abs(shift) == 0.5)
 
 
+def test_distances_in_place_of_scores_are_suspected():
+    prior, clicks = world()
+    assert "Are these distances?" in str(diagnosis.diagnose(-logit(prior), clicks))
+
+
+@pytest.mark.parametrize("shift", [-900, 900])
+def test_no_score_is_too_large(shift):
+    prior, clicks = world()
+    found, level = (diagnosis.diagnose(logit(prior) + x, clicks).offset for x in (shift, 0))
+    assert found == pytest.approx(level + shift)
+    assert f"{abs(found):.2f} too" in diagnosis.diagnose(logit(prior) + shift, clicks).verdict
+
+
 def test_a_few_clicks_decide_nothing():
     prior, _ = world(40)
     clicks = np.zeros(prior.shape, bool)
