@@ -16,6 +16,9 @@ _HOME = {
     "Run": "runs",
     "train": "runs",
     "evaluate": "runs",
+    "diagnose": "diagnosis",
+    "diagnose_table": "diagnosis",
+    "diagnose_run": "diagnosis",
 }
 __all__ = list(_HOME)
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gsas_lab import interactions, recipes, runs
+from gsas_lab import diagnosis, interactions, recipes, runs
 from gsas_lab.errors import InputError
 
 NOTEBOOKS = runs.ROOT / "notebooks"
@@ -46,6 +46,10 @@ def _describe(arguments: argparse.Namespace) -> None:
         arguments.dataset, min_user=arguments.min_user, min_item=arguments.min_item
     )
     print(interactions.describe(data).T.to_string())
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    print(diagnosis.diagnose_table(arguments.path, of=arguments.of, n_items=arguments.items))
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
@@ -205,6 +209,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", type=Path, help="the sweep's, such as outputs/figure3")
     report.set_defaults(command=_report)
+
+    diagnose = commands.add_parser(
+        "diagnose", help="is a recommender overconfident? from its scores, see docs/your-data.md"
+    )
+    diagnose.add_argument("path", help="csv, tsv or parquet with user, item, score, clicked")
+    diagnose.add_argument("--of", choices=diagnosis.OF, default="logits", help="what score holds")
+    diagnose.add_argument("--items", type=int, help="size of the catalogue, for a partial table")
+    diagnose.set_defaults(command=_diagnose)
 
     notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")
     notebooks.add_argument("--dataset", default="known-truth")

@@ -8,19 +8,22 @@ from gsas_lab.splits import Histories
 
 
 class Popularity(nn.Module):
-    """Every user gets the most popular items: score = number of training interactions."""
+    """Every user gets the most popular items: score = log(1 + training interactions).
 
-    counts: Tensor
+    The softmax of these scores is each item's share of all interactions, with one more of each.
+    """
+
+    scores: Tensor
 
     def __init__(self, train: Histories, n_items: int):
         super().__init__()
-        counts = np.bincount(train.items, minlength=n_items + 1).astype(np.float32)
+        counts = np.bincount(train.items, minlength=n_items + 1)
         self.n_items, self.max_length = n_items, 1
-        self.register_buffer("counts", torch.from_numpy(counts))
+        self.register_buffer("scores", torch.from_numpy(np.log1p(counts).astype(np.float32)))
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) -> (B, n_items + 1), the same row for everyone; column 0 is −inf."""
-        scores = self.counts.to(items.device).repeat(len(items), 1)
+        scores = self.scores.to(items.device).repeat(len(items), 1)
         scores[:, 0] = -torch.inf
         return scores
 

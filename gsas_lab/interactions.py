@@ -25,7 +25,9 @@ import os
 import re
 import warnings
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -121,6 +123,24 @@ class Interactions:
                 f"{', '.join(map(str, self.user_ids[:3]))}."
             )
         return int(found[0])
+
+    def item(self, name: int | str) -> int:
+        """The number, 1…n_items, of the item with this id in the file, or else with exactly this
+        title, if no other has it; InputError if none.
+        """
+        if (found := self._numbers.get(str(name))) is None:
+            raise InputError(
+                f"{self.name} has no item '{name}': give an id of its file, such as "
+                f"{', '.join(map(str, self.item_ids[1:4]))}, or a title that one item has."
+            )
+        return found
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        names = [] if self.titles is None else self.titles[1:].tolist()
+        shared = Counter(names)
+        by_title = {name: i for i, name in enumerate(names, 1) if shared[name] == 1}
+        return by_title | {str(name): i for i, name in enumerate(self.item_ids[1:], 1)}
 
     def title(self, item: int) -> str:
         """Title of item 1…n_items; its id in the file where there are no titles."""

@@ -154,10 +154,12 @@ class Settings:
     def normalised(self) -> bool:
         """Is p̂ a softmax over the catalogue?
 
-        With the full softmax, and with sampled softmax corrected by logQ, which learns the same.
-        Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own normaliser is a
+        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and
+        for Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own normaliser is a
         random sample of the catalogue.
         """
+        if self.model == "popularity":
+            return True
         return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
 
     def beta(self, n_items: int) -> float:
@@ -295,6 +297,49 @@ class Run:
         """p̂ of scores (n, n_items): see `probability`."""
         return probability(torch.from_numpy(scores), self.settings.normalised).numpy()
 
+    @torch.no_grad()
+    def recommend(
+        self, history: Sequence[int | str], n: int = 10, exclude_seen: bool | None = None
+    ) -> pd.DataFrame:
+        """The n items most probable to come next, for anybody's history, oldest item first.
+
+        history: items by their ids in the data set's file, or by their exact titles.
+        exclude_seen: leave the history's items out; None: as the run's protocol. Columns: rank,
+        item (id in the file), title, probability (of the whole catalogue: Theorem 5.1 inverted for
+        BCE and gBCE, the softmax of the scores for the others) and raw, the model's own p̂.
+        Raises InputError for an empty history, for items that the data set does not have, and for a
+        model that knows users and not histories. BPR has no probabilities: NaN there.
+        """
+        if getattr(self.model, "by_user", False):
+            raise InputError(f"{self.settings.name} knows the users of its data set, no histories.")
+        data = self.data.interactions
+        items = np.array([data.item(name) for name in history], np.int64)
+        if not len(items) or n < 1:
+            raise InputError(
+                f"A history of {len(items)} items and n = {n}: give 1 or more of both."
+            )
+        scores = self.model.score(pad_right([items], self.model.max_length))[:, 1:].numpy()
+        if self.settings.loss in BERNOULLI and not self.settings.normalised:
+            # With collisions the inverse exceeds 1 where no P could have led to the score.
+            prior = np.minimum(theory.prior_from_logit(scores[0], *self.fixed_point), 1.0)
+        else:
+            prior = torch.from_numpy(scores[0].astype(float)).softmax(-1).numpy()
+        if self.settings.loss == "bpr":
+            prior = np.full_like(prior, np.nan)
+        order = np.argsort(-scores[0], kind="stable")
+        if self.data.split.protocol.exclude_seen if exclude_seen is None else exclude_seen:
+            order = order[~np.isin(order + 1, items)]
+        first = order[:n]
+        return pd.DataFrame(
+            {
+                "rank": np.arange(1, len(first) + 1),
+                "item": data.item_ids[first + 1],
+                "title": [data.title(item) for item in first + 1],
+                "probability": prior[first],
+                "raw": self.probabilities(scores)[0, first],
+            }
+        )
+
     @cached_property
     def outcome(self) -> "Outcome":
         """Ranks, Σp and the first items of all test users, under the run's protocol."""
@@ -307,10 +352,12 @@ class Run:
     def fixed_point(self) -> tuple[Any, float, bool]:
         """Theorem 5.1's α (one, or (n_items,) of them), β and collisions for this run.
 
-        Softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, so that e^s = βP.
+        A softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, so that e^s = βP.
         """
-        if self.settings.loss == "softmax":
+        if self.settings.normalised:
             return 1.0, 1.0, False
+        if self.settings.loss == "bpr":
+            raise InputError("BPR learns differences of scores: there is no fixed point of σ(s).")
         beta, drawn = self.settings.beta(self.data.split.n_items), sampler(self.settings)
         return (1.0, beta, True) if self.settings.logq else (drawn.rate, beta, drawn.collisions)
 
@@ -441,11 +488,12 @@ def _train(
     history = pd.DataFrame(progress.history, columns=training.HISTORY)
     outcome = examine(model, data.split.test, exclude, normalised=settings.normalised)
     low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
+    pairwise = settings.loss == "bpr"  # whose scores say nothing alone, so that there is no p̂
     result: dict[str, Any] = metrics.summary(outcome.ranks)
     result |= {
         "ndcg@10 95% interval": [low, high],
-        "mean sum of p": float(outcome.sums.mean()),
-        "median sum of p": float(np.median(outcome.sums)),
+        "mean sum of p": None if pairwise else float(outcome.sums.mean()),
+        "median sum of p": None if pairwise else float(np.median(outcome.sums)),
         "validation ndcg@10": progress.best,
         "best epoch": progress.best_epoch,
         "epochs": progress.epoch,

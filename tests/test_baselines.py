@@ -16,7 +16,9 @@ def test_popularity_ranks_by_training_counts(small_world):
     popularity = Popularity(split.train, split.n_items)
     scores = popularity.score(torch.ones(2, 1, dtype=torch.long))
     counts = np.bincount(split.train.items, minlength=61)
-    np.testing.assert_array_equal(scores[0, 1:].numpy(), counts[1:])
+    share = scores[0, 1:].softmax(-1).numpy()
+    np.testing.assert_allclose(share, (counts[1:] + 1) / (counts.sum() + 60), rtol=1e-5)
+    assert scores[1, 0] == -np.inf
 
 
 def test_popularity_is_a_run_without_epochs(small_world):
@@ -25,6 +27,10 @@ def test_popularity_is_a_run_without_epochs(small_world):
     direct = runs.evaluate(Popularity(split.train, split.n_items), split)
     assert run.metrics["ndcg@10"] == direct["ndcg@10"]
     assert (run.metrics["epochs"], run.metrics["training seconds"]) == (0, 0)
+    assert run.metrics["mean sum of p"] == pytest.approx(1, rel=1e-5)
+    best = run.recommend([1, 2], n=3, exclude_seen=False)
+    counts = np.bincount(split.train.items, minlength=61)
+    np.testing.assert_array_equal(best["item"], np.argsort(-counts, kind="stable")[:3])
     assert run.history.empty and list(run.history) == list(runs.training.HISTORY)
 
 
@@ -47,6 +53,11 @@ def test_mf_bpr_learns_who_likes_what(small_world):
     assert run.history["loss"].iloc[-1] < 0.95 * np.log(2)
     assert run.metrics["recall@10"] > 1.5 * 10 / 60
     assert settings.name == "MF-BPR"
+    assert run.metrics["mean sum of p"] is None, "BPR speaks of differences, not of probabilities"
+    with pytest.raises(InputError, match="knows the users"):
+        run.recommend([1, 2])
+    with pytest.raises(InputError, match="no fixed point"):
+        run.fixed_point  # noqa: B018
 
 
 def test_mf_reads_no_windows(small_world):

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -610,3 +611,13 @@ def test_a_user_is_found_by_the_id_in_the_file_and_a_stranger_is_refused(tmp_pat
     assert (loaded.row(7), loaded.row("9")) == (0, 1)
     with pytest.raises(InputError, match="has no user 8: give one of its ids, such as 7, 9"):
         loaded.row(8)
+
+
+def test_an_item_is_found_by_its_id_or_by_a_title_that_is_its_own(tmp_path):
+    (tmp_path / "toy.csv").write_text("user,item\n7,Heat\n7,x2\n9,x3\n9,x4\n")
+    titles = np.array(["padding", "One", "Heat", "Twins", "Twins"])
+    loaded = replace(load(tmp_path / "toy.csv"), titles=titles)
+    assert [loaded.item(name) for name in ("Heat", "x2", "One", "x4")] == [1, 2, 1, 4]
+    for name in ("Twins", "padding", "heat", 0):
+        with pytest.raises(InputError, match=f"no item '{name}': give an id of its file, such as"):
+            loaded.item(name)

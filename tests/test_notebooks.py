@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = {
     "00_start_here", "01_overconfidence", "02_gbce_theory", "03_training", "04_calibration",
+    "08_your_data",
 }  # fmt: skip
 EXERCISES = sorted((ROOT / "notebooks").glob("[es]*/*.ipynb"))  # and their solutions
 

@@ -8,11 +8,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import metrics, recipes, runs, splits
+from gsas_lab import metrics, recipes, runs, splits, theory
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
 
@@ -239,6 +240,58 @@ def test_a_run_knows_its_fixed_point(small_world, change, expected):
     run = runs.train(replace(small_world, epochs=1, **change))
     assert run.fixed_point == pytest.approx(expected)
     assert np.isfinite(run.history["loss"]).all()
+
+
+@pytest.mark.parametrize("loss", ["bce", "gbce", "sampled_softmax", "softmax"])
+def test_a_recommendation_is_the_head_of_the_scores(small_world, loss):
+    run = runs.train(replace(small_world, loss=loss, t=0.5, epochs=1))
+    data, test = run.data.interactions, run.data.split.test.first(5)
+    for row, scores in enumerate(run.scores(test)):
+        found = run.recommend(list(test.histories[row]), n=7, exclude_seen=False)
+        best = np.argsort(-scores, kind="stable")[:7]
+        assert found["rank"].tolist() == list(range(1, 8))
+        assert found["item"].tolist() == (best + 1).tolist()  # the world's ids are 1…n_items
+        assert found["title"].tolist() == [data.title(item) for item in best + 1]
+        np.testing.assert_allclose(found["raw"], run.probabilities(scores[None])[0, best], 1e-5)
+        prior = torch.from_numpy(scores).softmax(0).numpy()
+        if loss in runs.BERNOULLI:
+            prior = theory.prior_from_logit(scores, *run.fixed_point)
+        np.testing.assert_allclose(found["probability"], prior[best], rtol=1e-5)
+
+
+def test_a_recommendation_takes_titles_and_leaves_out_what_was_seen(small_world):
+    run = runs.train(replace(small_world, epochs=1))
+    data, history = run.data.interactions, [3, 17, 41]
+    titles = [data.title(item) for item in history]
+    every = run.recommend(titles, n=100)  # as the world's protocol: seen items stay
+    pd.testing.assert_frame_equal(every, run.recommend(np.array(history), n=100))
+    assert sorted(every["item"]) == list(range(1, 61))
+    unseen = run.recommend([3, titles[1], "41"], n=100, exclude_seen=True)
+    kept = every[~every["item"].isin(history)]
+    assert unseen["item"].tolist() == kept["item"].tolist() and len(unseen) == 57
+    assert unseen["probability"].tolist() == kept["probability"].tolist()
+
+
+def test_a_probability_is_never_above_one_even_with_collisions(small_world, monkeypatch):
+    run = runs.train(replace(small_world, epochs=1, sampler="whole-catalogue"))
+    monkeypatch.setattr(run.model, "score", lambda items: torch.full((1, 61), 20.0))
+    assert (run.recommend([1])["probability"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "history, n, message",
+    [
+        ([], 10, "A history of 0 items and n = 10"),
+        ([1], 0, "A history of 1 items and n = 0"),
+        ([1, 61], 10, "has no item '61': give an id of its file, such as 1, 2, 3"),
+        ([0], 10, "has no item '0'"),
+        (["Heat (1995)"], 10, r"has no item 'Heat \(1995\)'"),
+    ],
+)
+def test_a_history_that_cannot_be_read_is_refused(small_world, history, n, message):
+    run = runs.train(replace(small_world, epochs=1))
+    with pytest.raises(InputError, match=message):
+        run.recommend(history, n=n)
 
 
 def test_unknown_notebook_parameters_are_an_error():

@@ -1,0 +1,341 @@
+"""Scores made from a known prior by Theorem 5.1 are diagnosed as what they are, and repaired."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit, softmax
+
+from gsas_lab import __main__ as command_line
+from gsas_lab import calibration, diagnosis, runs, theory
+from gsas_lab.errors import InputError
+
+N_ITEMS = 80
+ALPHA, BETA = theory.alpha(1, N_ITEMS), 1.0  # SASRec
+
+
+def world(users=400, seed=0):
+    """Known priors (users, N_ITEMS) of one choice, and independent clicks with just these."""
+    rng = np.random.default_rng(seed)
+    prior = softmax(rng.normal(0, 2, (users, N_ITEMS)), axis=1)
+    return prior, rng.random(prior.shape) < prior
+
+
+def table_of(scores, hit, rows=slice(None)):
+    users, items = np.indices(scores.shape)
+    columns = {"user": users, "item": items, "score": scores, "clicked": hit.astype(int)}
+    return pd.DataFrame({name: values.ravel() for name, values in columns.items()})[rows]
+
+
+def same(one, other):
+    """The same findings, to rounding; users in another order are resampled in another way."""
+    assert one.verdict == other.verdict and one.subtract == pytest.approx(other.subtract)
+    assert one.numbers.drop("offset (95 % interval)").equals(
+        other.numbers.drop("offset (95 % interval)")
+    )
+    assert one.interval == pytest.approx(other.interval, abs=0.02)
+    pd.testing.assert_frame_equal(one.advice, other.advice)
+    pd.testing.assert_frame_equal(one.repairs, other.repairs)
+    pd.testing.assert_frame_equal(one.top, other.top)
+
+
+@pytest.mark.parametrize("k, t", [(1, 0.0), (16, 0.0), (16, 0.75)])
+def test_the_offset_of_theorem_5_1_is_found_again(k, t):
+    alpha = theory.alpha(k, N_ITEMS)
+    beta = theory.beta_from_t(t, alpha)
+    prior, clicks = world()
+    one = np.array([np.random.default_rng(u).choice(N_ITEMS, p=p) for u, p in enumerate(prior)])
+    found = diagnosis.diagnose(theory.converged_logit(prior, alpha, beta), one)
+    # Each prior sums to 1, one item comes next: nothing is left to chance.
+    assert found.offset == pytest.approx(theory.logit_offset(alpha, beta), abs=1e-9)
+    assert found.verdict.startswith("overconfident: it expects") and found.observed == 1
+    assert found.expected == pytest.approx(theory.forecast_sum(prior, alpha, beta).mean())
+    assert found.subtract == found.offset
+
+
+def test_the_interval_covers_the_truth_19_times_in_20():
+    truth, inside = theory.logit_offset(ALPHA, BETA), 0
+    for seed in range(100):
+        prior, clicks = world(100, seed)
+        fit = diagnosis._Scored(theory.converged_logit(prior, ALPHA, BETA), clicks)
+        offset, (low, high) = diagnosis._offset(fit)
+        assert low < offset < high
+        inside += low <= truth <= high
+    assert 90 <= inside <= 99  # binomial: 3 in 100 samples of 100 lie outside
+
+
+def test_subtracting_the_offset_brings_the_error_down_to_what_sampling_makes():
+    prior, clicks = world(2000)
+    scores = theory.converged_logit(prior, ALPHA, BETA)
+    found = diagnosis.diagnose(scores, clicks, alpha=ALPHA, beta=BETA)
+    ece = found.repairs["ece"]
+    perfect = calibration.expected_calibration_error(prior, clicks)
+    assert ece["raw σ(s)"] == calibration.expected_calibration_error(expit(scores), clicks) > 0.2
+    assert ece["offset subtracted"] < perfect + 1e-3
+    assert ece["analytic"] == pytest.approx(perfect, abs=1e-9)
+    repaired = diagnosis.diagnose(scores - found.subtract, clicks)
+    assert repaired.verdict.startswith("calibrated: ") and repaired.subtract == 0
+    np.testing.assert_array_equal(repaired.top["observed"], found.top["observed"])
+    assert set(found.curves) == set(found.repairs.index)
+
+
+def test_the_inverse_with_collisions_is_the_one_that_is_judged():
+    prior, clicks = world(2000)
+    alpha = theory.alpha(16, N_ITEMS, 0)
+    scores = theory.converged_logit(prior, alpha, alpha, collisions=True)
+    known = {"alpha": alpha, "beta": alpha}
+    with_, without = (
+        diagnosis.diagnose(scores, clicks, **known, collisions=c).repairs["ece"]["analytic"]
+        for c in (True, False)
+    )
+    assert with_ == pytest.approx(calibration.expected_calibration_error(prior, clicks), abs=1e-9)
+    assert with_ < without
+
+
+@pytest.mark.parametrize(
+    "shift, slope, verdict",
+    [
+        (0.0, 1.0, "calibrated: "),
+        (0.05, 1.0, "calibrated: "),  # beyond its interval, but too little to matter
+        (0.5, 1.0, "overconfident: "),
+        (-0.5, 1.0, "underconfident: "),
+        (None, 0.6, "calibrated on average only: "),
+    ],
+)
+def test_scores_are_called_what_they_are(shift, slope, verdict):
+    prior, clicks = world(4000)
+    scores = slope * logit(prior)
+    if shift is None:  # where the mean is right, whatever the slope
+        shift = -diagnosis.diagnose(scores, clicks).offset
+    found = diagnosis.diagnose(scores + shift, clicks)
+    assert found.verdict.startswith(verdict)
+    assert found.slope == pytest.approx(1 / slope, rel=0.05)
+    assert ("calibration.platt" in str(found)) == (slope != 1)
+    assert bool(found.subtract) == (abs(shift) == 0.5)
+
+
+def test_distances_in_place_of_scores_are_suspected():
+    prior, clicks = world()
+    assert "Are these distances?" in str(diagnosis.diagnose(-logit(prior), clicks))
+
+
+@pytest.mark.parametrize("shift", [-900, 900])
+def test_no_score_is_too_large(shift):
+    prior, clicks = world()
+    found, level = (diagnosis.diagnose(logit(prior) + x, clicks).offset for x in (shift, 0))
+    assert found == pytest.approx(level + shift)
+    assert f"{abs(found):.2f} too" in diagnosis.diagnose(logit(prior) + shift, clicks).verdict
+
+
+def test_a_few_clicks_decide_nothing():
+    prior, _ = world(40)
+    clicks = np.zeros(prior.shape, bool)
+    clicks[[3, 8, 20], prior[[3, 8, 20]].argmax(1)] = True
+    found = diagnosis.diagnose(logit(prior) - 2.5, clicks)
+    low, high = found.interval
+    assert low < 0 < high and high - low > 1
+    assert found.verdict.startswith("undecided: ") and found.subtract == 0
+
+
+def test_the_first_items_are_those_of_the_ranking():
+    prior, clicks = world(50)
+    found = diagnosis.diagnose(logit(prior), clicks)
+    for cutoff in (1, 10):
+        first = [np.argsort(-row, kind="stable")[:cutoff] for row in prior]
+        rows = list(zip(prior, clicks, first, strict=True))
+        predicted, observed = found.top.loc[cutoff]
+        assert predicted == pytest.approx(np.mean([p[i] for p, _, i in rows]))
+        assert observed == pytest.approx(np.mean([c[i] for _, c, i in rows]))
+
+
+def test_probabilities_and_logits_of_them_are_the_same():
+    prior, clicks = world()
+    same(
+        diagnosis.diagnose(logit(prior), clicks),
+        diagnosis.diagnose(prior, clicks, of="probabilities"),
+    )
+
+
+@pytest.mark.parametrize("suffix", [None, ".csv", ".tsv", ".parquet"])
+def test_a_table_in_any_order_says_what_the_matrix_says(suffix, tmp_path):
+    prior, clicks = world(100)
+    scores = theory.converged_logit(prior, ALPHA, BETA)
+    table = table_of(scores, clicks).sample(frac=1, random_state=1).assign(also="not used")
+    given = table
+    if suffix:
+        given = tmp_path / f"scores{suffix}"
+        if suffix == ".parquet":
+            table.to_parquet(given)
+        else:
+            table.to_csv(given, index=False, sep="," if suffix == ".csv" else "\t")
+    same(diagnosis.diagnose_table(given), diagnosis.diagnose(scores, clicks))
+
+
+def test_each_users_first_items_give_the_offset_and_say_what_they_cannot():
+    prior, clicks = world(4000)
+    scores = theory.converged_logit(prior, ALPHA, BETA)
+    first = (scores >= np.sort(scores, axis=1)[:, [-10]]).ravel()
+    found = diagnosis.diagnose_table(table_of(scores, clicks, first), n_items=N_ITEMS)
+    low, high = found.interval
+    assert low <= theory.logit_offset(ALPHA, BETA) <= high < low + 0.1
+    assert not found.whole and found.pairs == 40_000 and "catalogue is unknown" in str(found)
+    assert found.advice["k"].tolist() == [2, 2, 4, 4, 4]
+    assert found.advice["sum"].iloc[-1] < 1 and "Σσ(s), these items" in str(found)
+    unsized = diagnosis.diagnose_table(table_of(scores, clicks, first))
+    assert unsized.advice.empty and "no advice" in str(unsized) and unsized.offset == found.offset
+
+
+def test_added_targets_are_suspected():
+    prior, _ = world(100)
+    clicks = np.arange(N_ITEMS) == np.random.default_rng(0).integers(N_ITEMS, size=100)[:, None]
+    first = prior >= np.sort(prior, axis=1)[:, [-10]]
+    table = table_of(logit(prior), clicks, (first | clicks).ravel())
+    assert "clicked items were added" in str(diagnosis.diagnose_table(table))
+
+
+def test_only_candidates_count_and_may_be_unscored_otherwise():
+    prior, clicks = world(200)
+    may = np.random.default_rng(1).random(prior.shape) < 0.7
+    scores = np.where(may | clicks, logit(prior), np.nan)
+    found = diagnosis.diagnose(scores, clicks, candidates=may | clicks)
+    assert found.pairs == (may | clicks).sum() and "may be recommended" in str(found)
+    assert found.expected == pytest.approx(prior[may | clicks].sum() / 200)
+
+
+@pytest.mark.parametrize("n_items, k", [(3416, 256), (1_000_000, 256), (1000, 64), (60, 4), (5, 1)])
+def test_the_advice_is_the_papers_scaled_to_the_catalogue(n_items, k):
+    prior = np.full((2, n_items), 1 / n_items)
+    advice = diagnosis._advice(n_items, prior)
+    assert advice["k"].max() == k and advice["k"].min() == max(k // 2, 1)
+    assert set(advice["t"]) == {0.75, 0.9, 1.0}
+    for row in advice.itertuples():
+        assert row.beta == theory.beta_from_t(row.t, theory.alpha(row.k, n_items))
+        one = theory.converged_probability(1 / n_items, row.alpha, row.beta)
+        assert row.sum == pytest.approx(n_items * one)
+    assert advice["sum"].iloc[-1] == pytest.approx(1)  # t = 1
+
+
+def test_the_negatives_of_bce_are_read_off_the_offset():
+    prior, clicks = world()
+    for k in (1, 8):
+        scores = theory.converged_logit(prior, theory.alpha(k, N_ITEMS), 1.0)
+        assert diagnosis.diagnose(scores, clicks).numbers["as BCE leaves it with k"] == str(k)
+
+
+@pytest.mark.parametrize("loss", ["bce", "gbce", "softmax", "sampled_softmax"])
+def test_a_run_is_estimated_on_validation_and_judged_on_test(small_world, loss):
+    run = runs.train(replace(small_world, loss=loss, epochs=1))
+    split = run.data.split
+    found = diagnosis.diagnose_run(run, users=100)
+    test = split.test.first(100)
+    prob = run.probabilities(run.scores(test))
+    assert found.users == 100 and found.pairs == 6000  # seen items are kept in this world
+    assert found.expected == pytest.approx(prob.sum(1).mean(), rel=1e-5)
+    held = run.probabilities(run.scores(split.validation).astype(float))
+    shifted = expit(logit(held) - found.offset)
+    assert shifted.sum() == pytest.approx(len(split.validation.users))
+    known = loss in ("bce", "gbce")
+    assert ("analytic" in found.repairs.index) == known == ("Theorem" in found.numbers.to_string())
+
+
+def test_a_notebook_shows_the_verdict_and_no_markup_of_ours():
+    prior, clicks = world(100)
+    found = diagnosis.diagnose(logit(prior) + 1, clicks)
+    page = found._repr_html_()
+    assert f"<b>{found.verdict}</b>" in page and page.count("<table") == 2
+
+
+S, H = np.zeros((3, 4)), np.eye(3, 4, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    "scores, hit, options, message",
+    [
+        (S[0], H[0], {}, "scores must be numbers of"),
+        (np.full((3, 4), "1"), H, {}, "scores must be numbers of"),
+        (S[:, :0], H[:, :0], {}, "scores must be numbers of"),
+        (S, H.T, {}, "hit must have the shape"),
+        (S, [0.0, 1.0, 2.0], {}, "hit must have the shape"),
+        (S, [0, 1, 4], {}, "hit names columns 0 to 4, scores has 0 to 3"),
+        (S, [-1, 1, 2], {}, "hit names columns"),
+        (S, H * 2, {}, "hit must be True or False"),
+        (S, ~H & False, {}, "None of the 12 pairs"),
+        (S, H | True, {}, "All of the 12 pairs"),
+        (S[:1], H[:1], {}, "more users"),
+        (np.where(H, np.nan, 0), H, {}, "Row 0 of scores: the score nan is not a finite"),
+        (np.where(H[[1, 0, 2]], -np.inf, 0), H, {}, "leave the pair out"),
+        (S + 1.5, H, {"of": "probabilities"}, "1.5 is no probability"),
+        (S - 0.1, H, {"of": "probabilities"}, "-0.1 is no probability"),
+        (S + 1, H, {"of": "probabilities"}, "1 has no logit"),
+        (S, H, {"of": "scores"}, "logits or probabilities"),
+        (S, H, {"alpha": 0.1}, "alpha and beta belong together"),
+        (S, H, {"alpha": 0.1, "beta": -1.0}, "beta must be above 0"),
+        (S, H, {"candidates": H[:2]}, "candidates must be"),
+        (S, H, {"candidates": ~H}, "outside candidates"),
+    ],
+)
+def test_matrices_that_cannot_be_diagnosed(scores, hit, options, message):
+    with pytest.raises(InputError, match=message):
+        diagnosis.diagnose(scores, hit, **options)
+
+
+def _set(column, value):
+    return lambda table: table.astype(object).assign(**{column: [value, *table[column][1:]]})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.drop(columns="score"), "score not among user, item, clicked"),
+        (lambda t: t[:0], "is empty"),
+        (lambda t: pd.concat([t, t[4:5]]), "row 13: its user had this item before"),
+        (_set("user", None), "row 1: the user is missing"),
+        (_set("item", np.nan), "row 1: the item is missing"),
+        (_set("score", "high"), "row 1: the score nan is not a finite"),
+        (_set("score", np.inf), "row 1: the score inf"),
+        (_set("clicked", 2), "row 1: clicked is neither 0 nor 1"),
+        (_set("clicked", None), "row 1: clicked is neither"),
+        (lambda t: t.assign(clicked=0), "None of the 12 pairs"),
+        (lambda t: t.assign(clicked=1), "All of the 12 pairs"),
+        (lambda t: t[t["user"] == 0], "more users"),
+    ],
+)
+def test_tables_that_cannot_be_diagnosed(change, message):
+    with pytest.raises(InputError, match=message):
+        diagnosis.diagnose_table(change(table_of(S, H)))
+    with pytest.raises(InputError, match="n_items = 3, but"):
+        diagnosis.diagnose_table(table_of(S, H), n_items=3)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("nowhere.csv", None, "There is no file"),
+        ("scores.txt", b"1", "ends in .csv, .tsv, .parquet"),
+        ("empty.csv", b"", "cannot be read"),
+        ("header.csv", b"user,item,score,clicked\n", "is empty"),
+        ("wide.csv", b"user,item,score,clicked\n1,2,0.5,1,9\n1,3,0.5,0,9\n", "cannot be read"),
+        ("binary.csv", b"\xff\xfe\x00user", "cannot be read"),
+        ("no.parquet", b"PAR", "cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_diagnosed(name, content, message, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert command_line.main(["diagnose", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and name in error and error.count("\n") == 1
+
+
+def test_ids_stay_text_and_the_command_line_prints_the_diagnosis(tmp_path, capsys):
+    rows = ["user,item,score,clicked"]
+    rows += [
+        f"{u},{i},{s},{c}" for u in ("NA", "1") for i, s, c in (("7", 0.9, 1), ("007", 0.5, 0))
+    ]
+    (tmp_path / "scores.csv").write_text("\n".join(rows))
+    words = ["diagnose", str(tmp_path / "scores.csv"), "--of", "probabilities", "--items", "9"]
+    assert command_line.main(words) == 0
+    told = diagnosis.diagnose_table(tmp_path / "scores.csv", of="probabilities", n_items=9)
+    assert capsys.readouterr().out == f"{told}\n"
+    assert (told.users, told.pairs, told.whole) == (2, 4, False)
