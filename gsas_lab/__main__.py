@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gsas_lab import diagnosis, interactions, recipes, runs
+from gsas_lab import diagnosis, distributed, interactions, recipes, runs
 from gsas_lab.errors import InputError
 
 NOTEBOOKS = runs.ROOT / "notebooks"
@@ -35,7 +35,11 @@ def _train(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in given.items() if value is not None}
     base = recipes.RECIPES[arguments.recipe]()
     base = recipes.PROFILES[arguments.profile](base, arguments.dataset or base.dataset)
-    run = runs.train(runs.from_parameters(given, base))
+    settings = runs.from_parameters(given, base)
+    with distributed.group(runs.choose_device(settings.device)):
+        run = runs.train(settings)
+        if not distributed.first():
+            return
     for name, value in run.metrics.items():
         print(f"{name:>20}  {value:.4f}" if isinstance(value, float) else f"{name:>20}  {value}")
     print(f"{run.data.split.protocol}\n{run.folder}")

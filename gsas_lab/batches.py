@@ -67,19 +67,20 @@ class Windows:
     ) -> Iterator[Batch]:
         """The batches of a plan, all of one row length: its longest window's.
 
-        rows_in: the number of rows is rounded up to a multiple of it, so that few shapes occur.
+        rows_in: the number of rows is rounded up to a multiple of it, so that few shapes occur. A
+        batch without windows (a process's share of a small one) is one row of padding.
         """
         ahead = 1 if self.masked is None else 0  # from what is read to what is asked
-        length = max(int((spans[:, 1] - spans[:, 0]).max()) - ahead for spans in plan)
+        length = max(int((spans[:, 1] - spans[:, 0]).max(initial=2)) - ahead for spans in plan)
         for spans in plan:
             begin, count = spans[:, 0], spans[:, 1] - spans[:, 0] - ahead
             row, offset = pack(count, length)
-            n_rows = -(-(int(row.max()) + 1) // rows_in) * rows_in
+            n_rows = -(-(int(row.max(initial=0)) + 1) // rows_in) * rows_in
             within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
             place = np.repeat(row * length + offset, count) + within
             source = np.repeat(begin, count) + within
             items, positives = histories.items[source], histories.items[source + ahead]
-            if self.masked is not None:
+            if self.masked is not None and len(items):
                 hidden = rng.random(len(items)) < self.masked
                 ends = np.cumsum(count)
                 hidden[ends[np.logical_or.reduceat(hidden, ends - count) == 0] - 1] = True
@@ -180,7 +181,7 @@ def pack(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """First fit, longest first: windows of counts (n,) ≤ length -> the row and offset of each."""
     row, offset = np.zeros((2, len(counts)), np.int64)
     used: list[int] = []  # places taken in each row
-    smallest = int(counts.min())
+    smallest = int(counts.min(initial=length))
     open_from = 0  # rows before this one have no room for any window
     for window in np.argsort(-counts, kind="stable").tolist():
         count = int(counts[window])

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gsas_lab import interactions, metrics, ranking, samplers, splits, theory, training
+from gsas_lab import distributed, interactions, metrics, ranking, samplers, splits, theory, training
 from gsas_lab.baselines import MF, Popularity
 from gsas_lab.batches import WINDOWS, Pairs, Task, Windows, pad_right
 from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
@@ -430,20 +430,23 @@ def train(
     """Train, or find what was trained already: settings -> Run.
 
     A run that was interrupted goes on after its last whole epoch. on_epoch(history) is called after
-    each epoch with all rows so far. InputError if another process is training this run.
+    each epoch with all rows so far. With several processes (distributed.py) the first one leaves the
+    folder; the others return when the training ends, before it is whole. InputError if another
+    process is training this run.
     """
     data = load_data(settings)
     name = identity(settings, data)
     folder = runs_folder() / name
-    if (folder / "metrics.json").exists():
+    if distributed.from_first((folder / "metrics.json").exists):
         return Run(settings, folder)
     device = choose_device(settings.device)
     loss = training.objective(
         settings.loss, settings.k, settings.t, sampler(settings), data.split.n_items, settings.logq
     )
     model = build(settings, data.split).to(device)
-    with locked(folder):
-        if not (folder / "metrics.json").exists():  # another process may have ended it just now
+    with locked(folder) if distributed.first() else nullcontext():
+        done = distributed.from_first((folder / "metrics.json").exists)
+        if not done:  # another process may have ended it just now
             _train(settings, data, model, device, loss, folder, on_epoch)
     return Run(settings, folder)
 
@@ -458,9 +461,10 @@ def _train(
     on_epoch: Callable[[list[dict[str, float]]], None] | None,
 ) -> None:
     name = folder.name
-    write_json(folder / "settings.json", asdict(settings))
-    write_json(folder / "protocol.json", data.split.protocol.as_dict())
-    write_json(folder / "environment.json", environment(device))
+    if distributed.first():
+        write_json(folder / "settings.json", asdict(settings))
+        write_json(folder / "protocol.json", data.split.protocol.as_dict())
+        write_json(folder / "environment.json", environment(device))
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
@@ -485,6 +489,8 @@ def _train(
             on_epoch,
             settings.name,
         )
+    if not distributed.first():
+        return
     history = pd.DataFrame(progress.history, columns=training.HISTORY)
     outcome = examine(model, data.split.test, exclude, normalised=settings.normalised)
     low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
@@ -501,6 +507,7 @@ def _train(
         "total seconds": time.perf_counter() - started,
         "positions": int(history["positions"].sum()),
         "device": str(device),
+        "processes": distributed.processes(),
     }
     training.write_checkpoint(folder / "model.pt", {"identity": name, "model": model.state_dict()})
     write(folder / "history.csv", history.to_csv(index=False).encode())

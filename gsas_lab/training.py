@@ -2,6 +2,9 @@
 
 Killed at any moment and started again, it goes on after the last whole epoch and ends with the same
 weights, bit for bit on CPU: whatever is random in an epoch is seeded by (seed, epoch) alone.
+
+Several processes may train one model (distributed.py): all plan the same batches, each takes its
+share of every batch, and the gradients are those of the mean over the whole batch.
 """
 
 import copy
@@ -19,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gsas_lab import fused, theory, triton_kernels
+from gsas_lab import distributed, fused, theory, triton_kernels
 from gsas_lab.batches import Batch, Task
 from gsas_lab.encoders import Dropout
 from gsas_lab.errors import InputError
@@ -132,6 +135,8 @@ def fit(
     on_epoch(history): called after each epoch, to draw a live curve.
     history rows: epoch, loss, ndcg@10 (validation), positions, seconds (of training alone).
 
+    With several processes the first validates, writes and reports; all must find its checkpoint.
+
     Raises InputError if the loss is not finite, naming the epoch and step.
     """
     device = model.table.device
@@ -142,6 +147,11 @@ def fit(
         model.load_state_dict(saved["model"])
         step.load(saved["optimizer"])
         progress, best_weights = Progress(**saved["progress"]), saved["best"]
+    if distributed.from_first(lambda: progress.epoch) != progress.epoch:
+        raise InputError(
+            f"{checkpoint} is not the same file for all processes: put the run folder "
+            "(GSAS_LAB_RUNS) where every machine reads it."
+        )
 
     bar = _bar(schedule.epochs, progress.epoch, label)
     while progress.epoch < schedule.epochs:
@@ -149,8 +159,10 @@ def fit(
             break
         epoch = progress.epoch
         rng = np.random.default_rng([seed, epoch])
-        step.seed(int(rng.integers(2**62)), int(rng.integers(2**62)))
+        own = distributed.number()  # processes draw differently
+        step.seed(int(rng.integers(2**62)) + own, int(rng.integers(2**62)) + own)
         plan = task.plan(histories, model.max_length, schedule.batch_size, schedule.windows, rng)
+        plan = [distributed.share(spans) for spans in plan]
         model.train()
         started, values, counts = time.perf_counter(), [], []
         on_gpu = device.type == "cuda"
@@ -162,32 +174,35 @@ def fit(
             if not on_gpu:  # a GPU is asked once an epoch: each answer would hold it up
                 _check(values[-1:], epoch, len(plan), schedule, number)
             bar.update(1 / len(plan))
+        values = [*distributed.mean(torch.stack(values))]
+        counts = distributed.total(counts)
         _check(values, epoch, len(plan), schedule)
         mean_loss = float(np.average(torch.stack(values).tolist(), weights=counts))
         seconds = time.perf_counter() - started
         model.eval()
-        ndcg = validate(model)
+        ndcg = distributed.from_first(lambda: validate(model))
         progress.epoch += 1
         row = progress.epoch, mean_loss, ndcg, sum(counts), seconds
         progress.history.append(dict(zip(HISTORY, row, strict=True)))
         if ndcg > progress.best:
             progress.best, progress.best_epoch = ndcg, progress.epoch
             best_weights = copy.deepcopy(model.state_dict())
-        write_checkpoint(
-            checkpoint,
-            {
-                "identity": identity,
-                "model": model.state_dict(),
-                "best": best_weights,
-                "optimizer": step.optimizer.state_dict(),
-                "progress": vars(progress),
-            },
-        )
+        if distributed.first():
+            write_checkpoint(
+                checkpoint,
+                {
+                    "identity": identity,
+                    "model": model.state_dict(),
+                    "best": best_weights,
+                    "optimizer": step.optimizer.state_dict(),
+                    "progress": vars(progress),
+                },
+            )
         bar.set_postfix_str(
             f"loss {mean_loss:.4f}, val NDCG@10 {ndcg:.4f} (best {progress.best:.4f}), "
             f"{sum(counts) / seconds:,.0f} positions/s"
         )
-        if on_epoch:
+        if on_epoch and distributed.first():
             on_epoch(progress.history)
     bar.close()
     model.load_state_dict(best_weights)
@@ -206,13 +221,14 @@ class Step:
     WARM = 3  # steps before a capture: everything is compiled and allocated by then
 
     def __init__(self, model: Any, loss: Objective, schedule: Schedule):
-        self.model, self.loss = model, loss
-        self.device = model.table.device
-        self.autocast = schedule.precision == "bfloat16"
+        self.model, self.device = model, model.table.device
         self.negatives, self.noise = torch.Generator(self.device), torch.Generator(self.device)
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.generator = self.noise
+        self.forward = distributed.wrapped(
+            _Forward(model, loss, self.negatives, schedule.precision == "bfloat16")
+        )
         cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -241,7 +257,8 @@ class Step:
                 group["lr"] = rate
         if self.device.type != "cuda":
             return self.compute(Batch(*(x.to(self.device) for x in batch)))
-        if not triton_kernels.available(self.model.table):  # the portable route asks the host
+        # Eager where the portable route asks the host, and where DDP talks to other processes.
+        if distributed.processes() > 1 or not triton_kernels.available(self.model.table):
             return self.compute(Batch(*(x.to(self.device, non_blocking=True) for x in batch)))
         shape = tuple(batch.items.shape)
         self.taken[shape] = self.taken.get(shape, 0) + 1
@@ -256,10 +273,7 @@ class Step:
         return value.clone()
 
     def compute(self, batch: Batch) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = self.model(batch.items, batch.positions, batch.segments)
-        flat = Batch(*(x.flatten() for x in batch))
-        value = self.loss(self.model, hidden.float().flatten(0, 1), flat, self.negatives)
+        value = self.forward(batch)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         self.optimizer.step()
@@ -283,6 +297,21 @@ class Step:
         with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             value = self.compute(inputs)
         return graph, inputs, value
+
+
+class _Forward(nn.Module):
+    """Batch -> hidden states -> loss: DDP wants every use of the weights in the forward it wraps."""
+
+    def __init__(self, model: Any, loss: Objective, negatives: torch.Generator, autocast: bool):
+        super().__init__()
+        self.model, self.loss, self.negatives, self.autocast = model, loss, negatives, autocast
+
+    def forward(self, batch: Batch) -> Tensor:
+        with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):
+            hidden = self.model(batch.items, batch.positions, batch.segments)
+        flat = Batch(*(x.flatten() for x in batch))
+        value = self.loss(self.model, hidden.float().flatten(0, 1), flat, self.negatives)
+        return distributed.part(value, batch.positives)
 
 
 def _check(
@@ -354,7 +383,7 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
 
 
 def _bar(epochs: int, done: int, label: str) -> Any:
-    """tqdm over epochs, moving at every step; silent where tqdm is not installed."""
+    """tqdm over epochs, moving at every step; of the first process; silent without tqdm."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -363,12 +392,18 @@ def _bar(epochs: int, done: int, label: str) -> Any:
             def update(self, n: float) -> None: ...
 
             def set_postfix_str(self, text: str) -> None:
-                print(f"{label}: {text}", file=sys.stderr)
+                if distributed.first():
+                    print(f"{label}: {text}", file=sys.stderr)
 
             def close(self) -> None: ...
 
         return Silent()
     layout = "{desc}: {n:.1f}/{total} epochs [{elapsed}, {remaining} left] {postfix}"
     return tqdm(
-        total=epochs, initial=done, desc=label or "training", bar_format=layout, mininterval=1
+        total=epochs,
+        initial=done,
+        desc=label or "training",
+        bar_format=layout,
+        mininterval=1,
+        disable=not distributed.first() or "TQDM_DISABLE" in os.environ,
     )
