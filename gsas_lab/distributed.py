@@ -1,6 +1,8 @@
 """One model, several processes: each takes its share of every batch, as torchrun starts them.
 
-    torchrun --nproc-per-node 2 -m gsas_lab train …
+    torchrun --nproc-per-node 2 -m -- gsas_lab train …
+
+The "--" keeps torchrun from taking --d for one of its own options.
 
 Inside `group` the functions below know the processes; outside, and without torchrun, there is one
 process and each of them does nothing. A process that fails ends, and torchrun then ends the others;
@@ -23,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
 
-TIMEOUT = timedelta(minutes=10)  # for one answer of the others; the first may validate meanwhile
+TIMEOUT = timedelta(minutes=10)  # that one waits for another; the first validates within it
 T = TypeVar("T")
 
 
@@ -31,7 +33,7 @@ T = TypeVar("T")
 def group(device: torch.device) -> Iterator[None]:
     """Meet the processes that torchrun started: NCCL on GPU number LOCAL_RANK, gloo on CPU.
 
-    InputError if a machine has fewer GPUs than processes.
+    Once in a process. InputError if a machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield

@@ -53,12 +53,12 @@ training.write_checkpoint = killed
 sys.exit(command_line.main(sys.argv[1:]))
 """
 STUCK = """
-import datetime, sys, time
-from gsas_lab import __main__ as command_line, distributed, training
-distributed.TIMEOUT = datetime.timedelta(seconds=2)
-step = training.Step.__call__
-training.Step.__call__ = lambda *given: time.sleep(600 * distributed.number()) or step(*given)
-sys.exit(command_line.main(sys.argv[1:]))
+import datetime, time, torch
+from gsas_lab import distributed
+distributed.TIMEOUT = datetime.timedelta(seconds=4)
+with distributed.group(torch.device("cpu")):
+    time.sleep(600 * distributed.number())
+    distributed.mean(torch.ones(1))
 """
 
 
@@ -140,7 +140,7 @@ def test_two_processes_train_the_model_of_one(folder, two, one, loss):
 
 
 def test_with_sampled_negatives_and_dropout_the_statistics_agree(folder, two, one):
-    """Losses of seeds 1 to 8 differ by at most … between one and two processes."""
+    """Measured: seeds 1 to 20 differ by 2.6 % at most, in the mean by 0.2 % (2 % between seeds)."""
     one(SAMPLED)
     alone, both = (result(folder, runs, "gbce")[0]["loss"] for runs in ("one", "two"))
     np.testing.assert_allclose(both, alone, rtol=0.03)
@@ -173,26 +173,29 @@ def test_a_killed_process_ends_the_others_and_all_go_on_from_its_checkpoint(fold
     assert all(torch.equal(again[2][key], value) for key, value in whole[2].items())
 
 
-def test_a_process_that_hangs_fails_the_training(folder):
+def test_a_process_that_hangs_ends_the_others(folder):
     (folder / "stuck.py").write_text(STUCK)
-    status, _, errors = torchrun(folder, "stuck", "--", "stuck.py", *SAMPLED.split())
-    assert status != 0 and "imed out" in errors
+    status, _, errors = torchrun(folder, "stuck", "stuck.py")
+    assert status != 0 and "distributed.mean" in errors and "imed out" in errors
 
 
-def test_shares_make_the_batch_and_none_is_too_small(monkeypatch):
+@pytest.mark.parametrize("task", [batches.Windows(), batches.Windows(1.0), batches.Pairs()])
+def test_shares_make_the_batch_and_none_is_too_small(monkeypatch, task):
     histories = Histories(np.arange(1, 21), np.array([0, 5, 12, 20]))
-    plan = batches.epoch(histories, 10, 2, "last", np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    plan = task.plan(histories, 10, 2, "last", rng)
     monkeypatch.setattr(distributed, "processes", lambda: 3)
     found, shares = [], []
     for number in range(3):
         monkeypatch.setattr(distributed, "number", lambda number=number: number)
         shares.append([distributed.share(windows) for windows in plan])
-        for batch in batches.batches(histories, shares[-1], 10):
+        for batch in task.batches(histories, shares[-1], 10, rng):
             found += batch.positives[batch.positives > 0].tolist()
     for whole, *parts in zip(plan, *shares, strict=True):
         assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, whole))
         assert np.ptp([len(part) for part in parts]) <= 1
-    assert sorted(found) == sorted(set(range(1, 21)) - {1, 6, 13})  # all but the users' first
+    firsts = {1, 6, 13} if task == batches.Windows() else set()
+    assert sorted(found) == sorted(set(range(1, 21)) - firsts)
 
 
 def test_without_torchrun_there_is_one_process_and_no_group(monkeypatch):
@@ -200,6 +203,13 @@ def test_without_torchrun_there_is_one_process_and_no_group(monkeypatch):
     with distributed.group(torch.device("cpu")):
         assert not torch.distributed.is_initialized()
         assert (distributed.processes(), distributed.number(), distributed.first()) == (1, 0, True)
+
+
+def test_processes_that_read_different_checkpoints_are_refused(small_world, monkeypatch):
+    epochs_done = {int: 7, bool: False}  # what the first one tells; here there are none
+    monkeypatch.setattr(distributed, "from_first", lambda compute: epochs_done[type(compute())])
+    with pytest.raises(InputError, match="GSAS_LAB_RUNS"):
+        command_line.runs.train(small_world)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
