@@ -214,7 +214,7 @@ def diagnose_table(
         raise InputError(f"n_items = {n_items}, but {where} has {len(items)} different items.")
     whole = len(table) == len(users) * (n_items or len(items))
 
-    order = np.lexsort([item, user])
+    order = np.argsort(user, kind="stable")
     count = np.bincount(user)
     column = np.arange(len(table)) - np.repeat(np.cumsum(count) - count, count)
     given = _Scored(
@@ -256,7 +256,8 @@ def _judge(
     if len(fit.scores) < 2:
         raise InputError("One user tells nothing of how sure the offset is: give more users.")
     offset, interval = _offset(fit)
-    slope = calibration.platt(*fit.pairs()).slope
+    s, hit = fit.pairs()
+    slope = calibration.platt(s - offset, hit).slope  # from near the solution, so always found
     s, hit = judged.pairs()
     raw, shifted = calibration.Logistic(1.0), calibration.Logistic(1.0, -offset)
     cures: dict[str, tuple[float, np.ndarray]] = {

@@ -123,9 +123,10 @@ def test_distances_in_place_of_scores_are_suspected():
 @pytest.mark.parametrize("shift", [-900, 900])
 def test_no_score_is_too_large(shift):
     prior, clicks = world()
-    found, level = (diagnosis.diagnose(logit(prior) + x, clicks).offset for x in (shift, 0))
-    assert found == pytest.approx(level + shift)
-    assert f"{abs(found):.2f} too" in diagnosis.diagnose(logit(prior) + shift, clicks).verdict
+    found, level = (diagnosis.diagnose(logit(prior) + x, clicks) for x in (shift, 0))
+    assert found.offset == pytest.approx(level.offset + shift)
+    assert found.slope == pytest.approx(level.slope)
+    assert f"{abs(found.offset):.2f} too" in found.verdict
 
 
 def test_a_few_clicks_decide_nothing():
