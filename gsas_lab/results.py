@@ -44,6 +44,7 @@ class Results:
     folder: Path
     table: pd.DataFrame  # one row a run, index: its name; columns: see `sweeps.run`
     ranks: dict[str, np.ndarray]  # of every test user's target, (n_users,), for each finished run
+    histories: dict[str, pd.DataFrame]  # of each run that has epochs, see `runs.Run.history`
     record: dict[str, Any]  # sweep.json: settings, protocol, environment
 
     @property
@@ -54,6 +55,9 @@ class Results:
         whole = shown["loss"] == "softmax"  # which draws no negatives
         shown[["k", "t"]] = shown[["k", "t"]].where(~whole & (shown["model"] != "popularity"))
         shown["t"] = shown["t"].where(shown["loss"].str.contains("gbce"))
+        shown["k"] = shown["k"].astype("Int64")
+        shown["loss"] = shown["loss"].where(shown["model"] != "popularity")
+        shown.index.name = None
         return shown.drop(columns=["seed"] if shown["seed"].nunique() == 1 else [])
 
     @property
@@ -63,10 +67,11 @@ class Results:
         data = next(iter(self.record["runs"].values()))["settings"]["dataset"]
         commits = ", ".join(sorted(set(done["commit"])))
         days = sorted({day[:10] for day in done["date"]})
+        profiles = [name for name in dict.fromkeys(done["profile"]) if name != "any"]
         kind = "Committed evidence" if REFERENCE in self.folder.parents else "Runs of this machine"
         return (
             f"{kind}: {len(done)} of {len(self.table)} runs on {data}, profile "
-            f"{' and '.join(sorted(set(done['profile'])))}, trained "
+            f"{' and '.join(profiles) or 'any'}, trained "
             f"{' to '.join(dict.fromkeys([days[0], days[-1]]))} at commit {commits}."
         )
 
@@ -93,13 +98,13 @@ class Results:
         for (model, loss), part in drawn.groupby(["model", "loss"], sort=False):
             columns = {what: "value", f"{what} low": "low", f"{what} high": "high"}
             table = part.set_index("k").reindex(columns=[c for c in columns if c in part])
-            name = _LOSSES.get(str(loss), str(loss))
-            lines.setdefault(_MODELS[str(model)], {})[name] = table.rename(columns=columns)
+            name = LOSSES.get(str(loss), str(loss))
+            lines.setdefault(MODELS[str(model)], {})[name] = table.rename(columns=columns)
         return lines
 
 
-_MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
-_LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
+MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
+LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
 
 
 def load(folder: str | Path) -> Results:
@@ -108,6 +113,7 @@ def load(folder: str | Path) -> Results:
     try:
         table = pd.read_csv(folder / "results.csv", index_col="name")
         record = json.loads((folder / "sweep.json").read_text())
+        epochs = pd.read_csv(folder / "histories.csv")
         with np.load(folder / "ranks.npz") as saved:
             ranks = {name: saved[str(place)] for place, name in enumerate(table.index)
                      if str(place) in saved}  # fmt: skip
@@ -116,7 +122,12 @@ def load(folder: str | Path) -> Results:
             f"{folder} holds no finished sweep ({error}): run it first, "
             "as in python -m gsas_lab sweep grid.toml."
         ) from None
-    return Results(folder, table, ranks, record)
+    histories = {
+        name: part.drop(columns="name")
+        for name in table.index
+        if len(part := epochs[epochs["name"] == name])
+    }
+    return Results(folder, table, ranks, histories, record)
 
 
 def of_paper(name: str, dataset: str, profile: str = "reference", **over: Any) -> Results:
