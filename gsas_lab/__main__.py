@@ -130,14 +130,17 @@ def _sweep(arguments: argparse.Namespace) -> None:
     given = dict(map(_parameter, arguments.parameter))
     given |= {n: v for n in ("dataset", "profile") if (v := getattr(arguments, n)) is not None}
     named = sweeps.read(arguments.grid, **given)
-    parts = [arguments.grid.stem, *(Path(str(v)).stem for v in given.values())]
-    folder = arguments.output or runs.ROOT / "outputs" / "-".join(parts)
+    folder = arguments.output or sweeps.folder_of(arguments.grid.stem, **given)
     cluster = dict(map(_parameter, arguments.cluster)) or None
     table = sweeps.run(named, folder, arguments.at_once, cluster)
-    done = results.load(folder).shown.drop(columns=["NDCG@10 low", "NDCG@10 high"])
-    print(f"{done.to_string(na_rep='', float_format='{:.4g}'.format)}\n\n{folder}")
-    for _, failed in table[table["state"] == "failed"].iterrows():
-        print(f"failed: {failed['name']}: {failed['error']}", file=sys.stderr)
+    print(f"{results.load(folder).written.to_string()}\n\n{folder}")
+    failed = table[table["state"] == "failed"]
+    for _, run in failed.iterrows():
+        print(f"failed: {run['name']}: {run['error']}", file=sys.stderr)
+    if len(failed):
+        raise InputError(
+            f"{len(failed)} of {len(table)} runs failed: the same command tries them again."
+        )
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,11 @@ import base64
 import html
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,12 @@ _COLUMNS = {
     "validation ndcg@10": "validation NDCG@10", "best epoch": "best epoch",
     "epochs trained": "epochs", "training seconds": "seconds",
 }  # fmt: skip
+_WRITTEN = {  # all other numbers with four decimals
+    "k": "{:.0f}", "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
+    "p": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
+}  # fmt: skip
+MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
+LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
 
 
 @dataclass(frozen=True)
@@ -49,39 +58,68 @@ class Results:
 
     @property
     def shown(self) -> pd.DataFrame:
-        """The finished runs as a table to be read: settings that matter, test metrics, seconds."""
+        """The finished runs as a table: settings that matter, test metrics, seconds.
+
+        NaN stands where a loss or a model has no such setting, and for BPR's Σp.
+        """
         done = self.table[self.table["state"] == "done"]
         shown = done.reindex(columns=list(_COLUMNS)).rename(columns=_COLUMNS)
-        whole = shown["loss"] == "softmax"  # which draws no negatives
-        shown[["k", "t"]] = shown[["k", "t"]].where(~whole & (shown["model"] != "popularity"))
-        shown["t"] = shown["t"].where(shown["loss"].str.contains("gbce"))
+        learned = shown["model"] != "popularity"
+        drawn = learned & (shown["loss"] != "softmax")  # softmax takes the whole catalogue
+        shown["loss"] = shown["loss"].where(learned)
+        for name in ("sampler", "k"):
+            shown[name] = shown[name].where(drawn)
+        shown["t"] = shown["t"].where(drawn & shown["loss"].isin(["gbce", "expected_gbce"]))
         shown["k"] = shown["k"].astype("Int64")
-        shown["loss"] = shown["loss"].where(shown["model"] != "popularity")
         shown.index.name = None
         return shown.drop(columns=["seed"] if shown["seed"].nunique() == 1 else [])
+
+    @property
+    def written(self) -> pd.DataFrame:
+        """`shown` as it is printed: rounded, an interval in one column, no settings but k and t.
+
+        The others stand in `source`, in the runs' names and in a report's list of settings.
+        """
+        written = _write(self.shown).drop(columns=["profile", "model", "loss", "sampler"])
+        interval = written.pop("NDCG@10 low") + "–" + written.pop("NDCG@10 high")
+        written.insert(list(written).index("NDCG@10") + 1, "95 % interval", interval)
+        return written
 
     @property
     def source(self) -> str:
         """Where these numbers come from, in a sentence."""
         done = self.table[self.table["state"] == "done"]
-        data = next(iter(self.record["runs"].values()))["settings"]["dataset"]
-        commits = ", ".join(sorted(set(done["commit"])))
+        data = {run["settings"]["dataset"]: None for run in self.record["runs"].values()}
+        evidence = REFERENCE in self.folder.resolve().parents
+        kind = "Committed evidence" if evidence else "Runs of this machine"
+        told = f"{kind}: {len(done)} of {len(self.table)} runs on {' and '.join(data)}"
+        if not len(done):
+            return f"{told}."
+        networks = done[done["model"].isin(["sasrec", "bert4rec"])]  # others: alike in most budgets
+        profiles = sorted(set((networks if len(networks) else done)["profile"]))
         days = sorted({day[:10] for day in done["date"]})
-        profiles = [name for name in dict.fromkeys(done["profile"]) if name != "any"]
-        kind = "Committed evidence" if REFERENCE in self.folder.parents else "Runs of this machine"
         return (
-            f"{kind}: {len(done)} of {len(self.table)} runs on {data}, profile "
-            f"{' and '.join(profiles) or 'any'}, trained "
-            f"{' to '.join(dict.fromkeys([days[0], days[-1]]))} at commit {commits}."
+            f"{told}, profile {' and '.join(profiles)}, trained "
+            f"{' to '.join(dict.fromkeys([days[0], days[-1]]))} at commit "
+            f"{' and '.join(sorted(set(done['commit'])))}."
         )
 
     def per_user(self, names: Sequence[str] | None = None, cutoff: int = 10) -> dict[str, Any]:
         """NDCG@cutoff of every test user, (n_users,), by run; recall@1 is NDCG@1."""
+        for name in names or ():
+            if name not in self.ranks:
+                raise InputError(f"No finished run is called '{name}': {', '.join(self.ranks)}.")
         return {name: metrics.ndcg(self.ranks[name], cutoff) for name in names or self.ranks}
 
     def grid(self, what: str = "NDCG@10", rows: str = "k", columns: str = "t") -> pd.DataFrame:
-        """A metric of `shown` by two settings."""
+        """A column of `shown` by two settings; NaN where no run finished.
+
+        InputError where several runs have the same two.
+        """
         given = self.table.loc[self.shown.index, [rows, columns]]
+        if given.duplicated().any():
+            both = ", ".join(f"{n} = {v}" for n, v in given[given.duplicated()].iloc[0].items())
+            raise InputError(f"Several runs have {both}: choose settings that tell them apart.")
         return given.assign(value=self.shown[what]).pivot(
             index=rows, columns=columns, values="value"
         )
@@ -92,10 +130,15 @@ class Results:
         return tests["mark"].reindex(self.shown.index).fillna("")
 
     def by_k(self, what: str = "NDCG@10") -> dict[str, dict[str, pd.DataFrame]]:
-        """Lines for `figures.by_k`: model -> loss -> table over k with value, low and high."""
+        """Lines for `figures.by_k`: model -> loss -> table over k with value, low and high.
+
+        Low and high of NDCG@10 alone. InputError where several runs of a line have the same k.
+        """
         lines: dict[str, dict[str, pd.DataFrame]] = {}
         drawn = self.shown.dropna(subset=["k"])
         for (model, loss), part in drawn.groupby(["model", "loss"], sort=False):
+            if not part["k"].is_unique:
+                raise InputError(f"Several runs of {model} with {loss} have the same k: no line.")
             columns = {what: "value", f"{what} low": "low", f"{what} high": "high"}
             table = part.set_index("k").reindex(columns=[c for c in columns if c in part])
             name = LOSSES.get(str(loss), str(loss))
@@ -103,27 +146,34 @@ class Results:
         return lines
 
 
-MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
-LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
-
-
 def load(folder: str | Path) -> Results:
-    """Read what `sweeps.run` left in a folder. InputError if it holds no finished sweep."""
+    """Read what `sweeps.run` left in a folder.
+
+    InputError if it holds no sweep that came to its end, or one of another version.
+    """
     folder = Path(folder)
+    words = dict.fromkeys(["name", "run", "commit", "date", "error"], str)  # "1234567" is a commit
     try:
-        table = pd.read_csv(folder / "results.csv", index_col="name")
         record = json.loads((folder / "sweep.json").read_text())
+        asked = [(name, run.get("run", "")) for name, run in record["runs"].items()]
+        version = record["environment"]["format"]
+        table = pd.read_csv(folder / "results.csv", index_col="name", dtype=words)
+        if asked != list(table["run"].fillna("").items()):
+            raise ValueError("results.csv is of other runs than sweep.json")
         epochs = pd.read_csv(folder / "histories.csv")
         with np.load(folder / "ranks.npz") as saved:
-            ranks = {name: saved[str(place)] for place, name in enumerate(table.index)
-                     if str(place) in saved}  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
+            ranks = {str(name): saved[str(place)] for place, (name, state)
+                     in enumerate(table["state"].items()) if state == "done"}  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError,
+            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise InputError(
-            f"{folder} holds no finished sweep ({error}): run it first, "
+            f"{folder} holds no finished sweep ({' '.join(str(error).split())}): run it first, "
             "as in python -m gsas_lab sweep grid.toml."
         ) from None
+    if version != str(runs.FORMAT):
+        raise InputError(f"{folder} comes from another version of gsas-lab: run the sweep again.")
     histories = {
-        name: part.drop(columns="name")
+        str(name): part.drop(columns="name")
         for name in table.index
         if len(part := epochs[epochs["name"] == name])
     }
@@ -149,7 +199,7 @@ def of_paper(name: str, dataset: str, profile: str = "reference", **over: Any) -
             )
         return load(folder)
     named = sweeps.read(SWEEPS / f"{name}.toml", dataset=dataset, profile=profile, **over)
-    folder = runs.ROOT / "outputs" / f"{name}-{Path(dataset).stem}-{profile}"
+    folder = sweeps.folder_of(name, dataset=dataset, profile=profile, **over)
     sweeps.run(named, folder)
     return load(folder)
 
@@ -157,46 +207,44 @@ def of_paper(name: str, dataset: str, profile: str = "reference", **over: Any) -
 def write_report(folder: str | Path) -> Path:
     """A sweep's folder -> report.html in it: one self-contained page, which is returned.
 
-    Tables with the paper's numbers beside ours, figures, tests, settings, protocol, environment.
+    Figures, tables, tests, the paper's numbers beside ours, settings, protocol, environment.
     """
     from gsas_lab import publish
 
     results = load(folder)
-    shown = results.shown
-    parts = [f"<h1>{html.escape(Path(folder).resolve().name)}</h1>"]
+    heading = Path(folder).resolve().name
+    parts = [_STYLE, f"<h1>{html.escape(heading)}</h1>"]
     parts.append(f'<p class="facts">{html.escape(results.source)}</p>')
-    parts += [_image(axes) for axes in _figures(results)]
-    parts.append("<h2>Results</h2>" + _table(shown))
-    if len(results.ranks) > 1:
-        best = str(shown["NDCG@10"].idxmax())
-        tests = metrics.compare(results.per_user(), best).set_index("system")
-        columns = ["mean", "difference", "relative", "low", "high", "p", "p_bonferroni", "p_holm"]
-        parts.append(
-            f"<h2>Against the best, {html.escape(best)}</h2><p>NDCG@10, paired t-tests over the "
-            "test users, corrected for all rows; * is p &lt; 0.05 after Bonferroni.</p>"
-            + _table(tests[[*columns, "mark"]])
-        )
+    parts += map(_image, _figures(results))
+    parts.append("<h2>Results</h2>" + _table(results.written))
+    told = results.record["runs"].values()
+    protocols = list(dict.fromkeys(json.dumps(r["protocol"]) for r in told if "protocol" in r))
+    if len(results.ranks) > 1 and len(protocols) == 1:  # others have no users in common
+        parts.append(_tests(results))
     parts.append(_beside(results))
     failed = results.table[results.table["state"] == "failed"]
     if len(failed):
         parts.append("<h2>Failed</h2>" + _table(failed[["error"]]))
-    settings = pd.DataFrame({n: run["settings"] for n, run in results.record["runs"].items()}).T
-    same = settings.map(str).nunique() == 1
-    parts.append("<h2>Settings</h2><p>Of all runs:</p>")
-    parts.append(_table(settings.loc[:, same].iloc[:1].T.set_axis(["value"], axis=1)))
+    settings = pd.DataFrame({n: r["settings"] for n, r in results.record["runs"].items()}).T
+    settings = settings.map(str)
+    same = settings.nunique() == 1
+    parts.append("<h2>Settings</h2><p>Of all runs:</p>" + _list(settings.loc[:, same].iloc[0]))
     if not same.all():
-        parts.append("<p>Of each run:</p>" + _table(settings.loc[:, ~same]))
-    protocols = {
-        json.dumps(run["protocol"]) for run in results.record["runs"].values() if "protocol" in run
-    }
-    for protocol in sorted(protocols):
-        told = pd.Series(json.loads(protocol), name="value").map(str).to_frame()
-        parts.append("<h2>Protocol</h2>" + _table(told))
-    told = pd.Series(results.record["environment"], name="value").map(str).to_frame()
-    parts.append("<h2>Environment</h2>" + _table(told))
+        own = settings.loc[:, ~same]
+        parts.append("<p>Of each run:</p>" + _table(own if len(own) > own.shape[1] else own.T))
+    for protocol in protocols:
+        parts.append("<h2>Protocol</h2>" + _list(pd.Series(json.loads(protocol))))
+    parts.append("<h2>Environment</h2>" + _list(pd.Series(results.record["environment"])))
     page = Path(folder) / "report.html"
-    publish.write_page(page, f"gsas-lab: {Path(folder).resolve().name}", "".join(parts))
+    publish.write_page(page, f"gsas-lab: {heading}", "".join(parts))
     return page
+
+
+# Wide tables with names that keep to one line, but sentences that do not.
+_STYLE = (
+    "<style>.table { max-width: min(76rem, 100vw - 2.4rem); } "
+    "th, td { padding: 0.38rem 0.55rem; } tbody th { white-space: nowrap; }</style>"
+)
 
 
 def _figures(results: Results) -> list["Axes"]:
@@ -204,31 +252,57 @@ def _figures(results: Results) -> list["Axes"]:
     from gsas_lab import figures
 
     shown = results.shown
-    gbce = shown[(shown["loss"] == "gbce") & (shown["model"] == "sasrec")]
-    if len(gbce) == len(shown) > 3 and min(gbce["k"].nunique(), gbce["t"].nunique()) > 1:
-        reference = paper.figure_3() if _in_paper(results) else None
-        return [figures.grid(results.grid(), reference=reference)]
-    lines = {model: each for model, each in results.by_k().items()
-             if max(map(len, each.values())) > 2}  # fmt: skip
+    varied = min(shown["k"].nunique(), shown["t"].nunique()) > 1
+    try:
+        if varied and set(zip(shown["model"], shown["loss"], strict=True)) == {("sasrec", "gbce")}:
+            axes = figures.grid(
+                results.grid(), reference=paper.figure_3() if _in_paper(results) else None
+            )
+            axes.set_title("SASRec, gBCE")
+            return [axes]
+        lines = results.by_k()
+    except InputError:  # something else varies, such as the seed, which neither can show
+        return []
     drawn = []
     for model, each in lines.items():
-        axes = figures.by_k(each)
-        axes.set_title(model)
-        drawn.append(axes)
+        if max(map(len, each.values())) > 2:
+            drawn.append(figures.by_k(each))
+            drawn[-1].set_title(model)
     return drawn
 
 
+def _tests(results: Results) -> str:
+    best = str(results.shown["NDCG@10"].idxmax())
+    tests = metrics.compare(results.per_user(), best).set_index("system")
+    columns = ["mean", "difference", "relative", "low", "high", "p", "p_bonferroni", "p_holm"]
+    return (
+        f"<h2>Against the best, {html.escape(best)}</h2><p>NDCG@10, paired t-tests over the test "
+        "users, corrected for all rows; low and high bound the difference (95 %); * is p &lt; 0.05 "
+        "after Bonferroni.</p>" + _table(tests[[*columns, "mark"]])
+    )
+
+
 def _beside(results: Results) -> str:
+    """What the paper's tables, and its words about Figure 4, say of the systems of this sweep."""
     data = _in_paper(results)
     if not data:
         return ""
-    ours = results.shown[["Recall@1", "Recall@10", "NDCG@10"]]
-    theirs = pd.DataFrame(paper.table_3().loc[data])[list(ours)]
-    if not set(ours.index) & set(theirs.index):
+    shown = results.shown
+    ours = shown[["Recall@1", "Recall@10", "NDCG@10"]]
+    quoted = paper.figure_4().set_index(["architecture", "loss", "k"])
+    plain = shown[(shown["sampler"] == "positive-excluded") & shown["t"].isin([1.0, np.nan])]
+    points = [
+        (MODELS[str(row.model)], LOSSES.get(str(row.loss)), row.k) for row in plain.itertuples()
+    ]
+    quoted = quoted.reindex(points).set_axis(plain.index).dropna(how="all")
+    tables = [pd.DataFrame(table.loc[data]) for table in (paper.table_3(), paper.table_2())]
+    theirs = tables[0].combine_first(tables[1]).combine_first(quoted)
+    theirs = theirs.reindex(index=ours.index, columns=ours.columns).dropna(how="all")
+    if theirs.empty:
         return ""
-    note = "Profile " + ", ".join(sorted(set(results.shown["profile"]))) + "."
-    return f"<h2>Beside the paper's Table 3</h2><p>{note}</p>" + _table(
-        paper.beside(ours, theirs.loc[theirs.index.isin(ours.index)])
+    return (
+        "<h2>Beside the paper</h2><p>Its Tables 2 and 3 by the system's name, and what its text "
+        "quotes of Figure 4.</p>" + _table(paper.beside(ours.loc[theirs.index], theirs))
     )
 
 
@@ -238,9 +312,28 @@ def _in_paper(results: Results) -> str | None:
     return IN_PAPER.get(named.pop()) if len(named) == 1 else None
 
 
-def _table(table: pd.DataFrame) -> str:
-    text = table.to_html(border=0, na_rep="", float_format="{:.4g}".format)
+def _write(table: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as text, "" for none."""
+
+    def write(value: Any, form: str) -> Any:
+        return form.format(value) if isinstance(value, float) else value
+
+    columns = {name: table[name].astype(object).fillna("") for name in table}
+    forms = {name: _WRITTEN.get(str(name), "{:.4f}") for name in table}
+    return pd.DataFrame(
+        {name: column.map(partial(write, form=forms[name])) for name, column in columns.items()},
+        index=table.index,
+    )
+
+
+def _table(table: pd.DataFrame, header: bool = True) -> str:
+    with pd.option_context("display.max_colwidth", None):  # else long sentences are cut
+        text = _write(table).to_html(border=0, header=header, index_names=False)
     return f'<div class="table">{text}</div>'
+
+
+def _list(facts: pd.Series) -> str:
+    return _table(facts.map(str).to_frame(), header=False)
 
 
 def _image(axes: "Axes") -> str:
@@ -251,4 +344,5 @@ def _image(axes: "Axes") -> str:
     figure.savefig(content, format="png", dpi=130, bbox_inches="tight")
     plt.close(figure)
     text = base64.b64encode(content.getvalue()).decode()
-    return f'<p><img alt="{html.escape(axes.get_title() or "figure")}" src="data:image/png;base64,{text}"></p>'
+    alt = f"{axes.get_title()}: NDCG@10"
+    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{text}"></p>'

@@ -113,6 +113,13 @@ def read(path: str | Path, **over: Any) -> dict[str, Settings]:
     return found
 
 
+def folder_of(grid: str, **over: Any) -> Path:
+    """Where a sweep is kept if nobody says where: outputs/<grid>-<what is given over its file>."""
+    parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "")]
+    parts += [f"{name}={value}" for name, value in over.items()]
+    return runs.ROOT / "outputs" / "-".join(filter(None, parts))
+
+
 def _settings(choice: dict[str, Any]) -> Settings:
     choice = dict(choice)
     recipe, profile = choice.pop("recipe"), choice.pop("profile", None)
@@ -237,7 +244,6 @@ def run(
         tell(True)
 
         table = pd.DataFrame([{"name": name} | _row(job) for name, job in jobs.items()])
-        runs.write(folder / "results.csv", table.to_csv(index=False).encode())
         if importlib.util.find_spec("pyarrow"):
             content = io.BytesIO()
             table.to_parquet(content, index=False)
@@ -250,6 +256,8 @@ def run(
         histories = [run.history.assign(name=name) for name, run in trained.items()]
         runs.write(folder / "histories.csv", _together(histories).to_csv(index=False).encode())
         runs.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
+        # Last: it says that the sweep is whole.
+        runs.write(folder / "results.csv", table.to_csv(index=False).encode())
     return table
 
 
