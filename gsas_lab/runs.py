@@ -119,6 +119,10 @@ class Settings:
                     f"{name} = {getattr(self, name)} lies outside [{low}, {high}]: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
+        if self.model == "bert4rec" and self.max_length < 2:
+            raise InputError(
+                "max_length = 1 leaves BERT4Rec no place for the mask: choose 2 or more."
+            )
         if self.model == "mf" and self.sampler == "history-excluded":
             raise InputError("model = 'mf' reads no windows: choose another sampler.")
         if self.logq and self.loss in ("softmax", "expected_gbce"):

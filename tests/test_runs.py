@@ -193,6 +193,7 @@ def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
         ({"lr": float("nan")}, "lr = nan"),
         ({"device": "tpu"}, "choose one of auto"),
         ({"loss": "softmax", "logq": True}, "draws no negatives"),
+        ({"model": "bert4rec", "max_length": 1}, "no place for the mask"),
     ],
 )
 def test_wrong_settings_are_refused(change, message):
