@@ -11,6 +11,8 @@ _HOME = {
     "load": "interactions",
     "leave_one_out": "splits",
     "SASRec": "encoders",
+    "BERT4Rec": "encoders",
+    "MF": "baselines",
     "Popularity": "baselines",
     "Settings": "runs",
     "Run": "runs",

@@ -68,13 +68,19 @@ def _site(arguments: argparse.Namespace) -> None:
     dataset = arguments.dataset
 
     def gallery(folder: Path) -> dict[str, str]:
-        from gsas_lab import publish, theory_explorers
+        from gsas_lab import explorers, paper, publish, results, theory_explorers
 
         story = (
             "Everything that can be dragged, by slider and without a kernel. Live, in notebooks "
         )
-        story += "00, 01, 02 and 04, there are more sliders."
+        story += "00, 01, 02, 04 and 05, there are more sliders."
         figures = theory_explorers.gallery(recipes.systems(dataset))
+        if (results.REFERENCE / Path(dataset).stem / "figure3").exists():
+            swept = results.of_paper("figure3", dataset)
+            theirs = {"NDCG@10": paper.figure_3()} if dataset in results.IN_PAPER else None
+            figures[f"Figure 3. {swept.source}"] = explorers.grid_explorer(
+                swept.shown, paper=theirs
+            ).static()
         name = publish.write_gallery(figures, folder / "explorers.html", "Explorers", story)
         return {name: "explorers.html"}
 

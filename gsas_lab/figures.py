@@ -6,7 +6,7 @@ colour-blind readers can tell apart; dashes mean theory, dots mean a reference.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -225,6 +225,22 @@ def by_k(tables: Tables, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
     every = sorted({k for table in tables.values() for k in table.index})
     ax.set_xscale("log", base=2)
     ax.set_xticks(every, [f"{k:,.0f}" for k in every])
+    return _legend(ax)
+
+
+def quality_and_time(table: pd.DataFrame, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
+    """A metric against the seconds of training, one point a system, the index being its name.
+
+    Columns: `what`, "seconds" and maybe "NDCG@10 low" and "NDCG@10 high", its interval. A system
+    that is not trained stands at a second.
+    """
+    ax = _dress(ax, "seconds of training (log scale)", what, "x")
+    for name, style in styles(table.index).items():
+        row: Any = table.loc[name]
+        x, y = max(float(row["seconds"]), 1.0), float(row[what])
+        ax.plot(x, y, style.marker, color=style.colour, ms=10, label=name)
+        if f"{what} low" in table:
+            ax.plot([x, x], [row[f"{what} low"], row[f"{what} high"]], color=style.colour, lw=1.5)
     return _legend(ax)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gsas_lab import calibration, runs, theory
 from gsas_lab.runs import Settings
+from gsas_lab.samplers import SAMPLERS
 from gsas_lab.worlds import WORLDS
 
 
@@ -167,11 +168,16 @@ PROFILES: dict[str, Callable[[Settings, str], Settings]] = {
 
 
 def profile_of(settings: Settings) -> str:
-    """The budget that settings have: the first of PROFILES that would change nothing, or "own"."""
+    """The budget that settings have: the first of PROFILES that would change nothing, or "own".
+
+    "any" for Popularity, which needs none.
+    """
+    if settings.model == "popularity":
+        return "any"
     for name in ("small", "quick"):
         if PROFILES[name](settings, settings.dataset) == settings:
             return name
-    long = settings.epochs == Settings.epochs or settings.model in ("mf", "popularity")
+    long = settings.epochs == Settings.epochs or settings == paper(mf_bpr(), settings.dataset)
     return "paper" if long else "own"
 
 
@@ -232,17 +238,27 @@ def proofs() -> dict[str, Settings]:
         "k = 16, t = 1, collisions": replace(gsasrec(16, 1.0), sampler="whole-catalogue"),
         "k = 1, expected loss": replace(gsasrec(1, 0.0), loss="expected_gbce"),
     }
-    budget: dict[str, Any] = {
-        "d": 32,
-        "batch_size": 32,
-        "epochs": 1,
-        "patience": 1,
-        "cooldown": 1.0,
-    }
-    return {
-        name: replace(quick(system, "known-truth-small"), **budget)
-        for name, system in every.items()
-    }
+    return {name: _one_pass(system) for name, system in every.items()}
+
+
+def sampler_proofs() -> dict[str, Settings]:
+    """gBCE with each sampler, and two losses with logQ, as `proofs`: Theorem 5.1 for any proposal.
+
+    It holds where each positive draws anew. A draw that a whole batch shares is too noisy for one
+    pass, and without the history's items there is no such fixed point where items repeat.
+    """
+    every = {name: replace(gsasrec(16, 0.75), sampler=name) for name in SAMPLERS}
+    correct: dict[str, Any] = {"sampler": "popularity", "logq": True}
+    every["popularity, logQ"] = replace(gsasrec(16, 0.75), **correct)
+    every["popularity, sampled softmax, logQ"] = replace(sasrec_sampled_softmax(16), **correct)
+    return {name: _one_pass(system) for name, system in every.items()}
+
+
+def _one_pass(system: Settings) -> Settings:
+    """The budget of the proofs."""
+    return replace(
+        quick(system, "known-truth-small"), d=32, batch_size=32, epochs=1, patience=1, cooldown=1.0
+    )
 
 
 def slow_start() -> dict[str, Settings]:
@@ -317,13 +333,14 @@ def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
     )
 
 
-def proof(users: int = 2000) -> pd.DataFrame:
-    """Learned σ(s) against Theorem 5.1 over the true P, one row for each of `proofs`. Test users.
+def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFrame:
+    """Learned p̂ against Theorem 5.1 over the true P, one row for each of `proofs`. Test users.
 
-    `calibration.deviation_from_theory`, and Σσ(s) of a user: as learned and as the theorem says.
+    `calibration.deviation_from_theory`, and Σp̂ of a user: as learned and as the theorem says.
+    of: other runs in a known-truth world, such as `sampler_proofs`.
     """
     rows = {}
-    for name, settings in proofs().items():
+    for name, settings in (of or proofs()).items():
         run = runs.train(settings)
         test = run.data.split.test.first(users)
         prior = runs.true_probabilities(run.data, test)
@@ -347,7 +364,7 @@ def write_evidence(dataset: str, folder: Path) -> Path:
     """Tables and, for each of their runs, settings, environment, protocol, metrics and history.
 
     Small files in folder/<data set>, which is returned: summary.csv, recalibration.csv, in the
-    known-truth world proof.csv, elsewhere strong.csv, and evidence.json.
+    known-truth world proof.csv and samplers.csv, elsewhere strong.csv, and evidence.json.
     """
     folder = folder / Path(dataset).stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -361,6 +378,9 @@ def write_evidence(dataset: str, folder: Path) -> Path:
     if dataset in WORLDS:
         proof().round(6).to_csv(folder / "proof.csv", index_label="run")
         told |= {f"proof: {name}": settings for name, settings in proofs().items()}
+        samplers = sampler_proofs()
+        proof(of=samplers).round(6).to_csv(folder / "samplers.csv", index_label="sampler")
+        told |= {f"sampler: {name}": settings for name, settings in samplers.items()}
     for name, settings in told.items():
         run = runs.train(settings)
         parts = ("settings", "environment", "protocol", "metrics")

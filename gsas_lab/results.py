@@ -39,12 +39,12 @@ _COLUMNS = {
     "epochs trained": "epochs", "training seconds": "seconds",
 }  # fmt: skip
 _WRITTEN = {  # all other numbers with four decimals
-    "k": "{:.0f}", "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
+    "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
     "p": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
 }  # fmt: skip
 _UNPRINTED = ["profile", "model", "loss", "sampler", "best epoch"]
-_MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
-_LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
+MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
+LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Results:
     folder: Path
     table: pd.DataFrame  # one row a run, index: its name; columns: see `sweeps.run`
     ranks: dict[str, np.ndarray]  # of every test user's target, (n_users,), for each finished run
+    histories: dict[str, pd.DataFrame]  # of each run that has epochs, see `runs.Run.history`
     record: dict[str, Any]  # sweep.json: settings, protocol, environment
 
     @property
@@ -71,6 +72,8 @@ class Results:
         for name in ("sampler", "k"):
             shown[name] = shown[name].where(drawn)
         shown["t"] = shown["t"].where(drawn & shown["loss"].isin(["gbce", "expected_gbce"]))
+        shown["k"] = shown["k"].astype("Int64")
+        shown.index.name = None
         return shown.drop(columns=["seed"] if shown["seed"].nunique() == 1 else [])
 
     @property
@@ -141,8 +144,8 @@ class Results:
                 raise InputError(f"Several runs of {model} with {loss} have the same k: no line.")
             columns = {what: "value", f"{what} low": "low", f"{what} high": "high"}
             table = part.set_index("k").reindex(columns=[c for c in columns if c in part])
-            name = _LOSSES.get(str(loss), str(loss))
-            lines.setdefault(_MODELS[str(model)], {})[name] = table.rename(columns=columns)
+            name = LOSSES.get(str(loss), str(loss))
+            lines.setdefault(MODELS[str(model)], {})[name] = table.rename(columns=columns)
         return lines
 
 
@@ -160,6 +163,9 @@ def load(folder: str | Path) -> Results:
         table = pd.read_csv(folder / "results.csv", index_col="name", dtype=words)
         if asked != list(table["run"].fillna("").items()):
             raise ValueError("results.csv is of other runs than sweep.json")
+        epochs = pd.read_csv(folder / "histories.csv", dtype={"name": str})
+        histories = {str(name): part.drop(columns="name")
+                     for name, part in epochs.groupby("name", sort=False)}  # fmt: skip
         with np.load(io.BytesIO((folder / "ranks.npz").read_bytes())) as saved:
             ranks = {str(name): saved[str(place)] for place, (name, state)
                      in enumerate(table["state"].items()) if state == "done"}  # fmt: skip
@@ -171,7 +177,7 @@ def load(folder: str | Path) -> Results:
         ) from None
     if version != str(runs.FORMAT):
         raise InputError(f"{folder} comes from another version of gsas-lab: run the sweep again.")
-    return Results(folder, table, ranks, record)
+    return Results(folder, table, ranks, histories, record)
 
 
 def of_paper(name: str, dataset: str, profile: str = "reference", **over: Any) -> Results:
@@ -286,7 +292,7 @@ def _beside(results: Results) -> str:
     quoted = paper.figure_4().set_index(["architecture", "loss", "k"])
     plain = shown[(shown["sampler"] == "positive-excluded") & shown["t"].isin([1.0, np.nan])]
     points = [
-        (_MODELS[str(row.model)], _LOSSES.get(str(row.loss)), row.k) for row in plain.itertuples()
+        (MODELS[str(row.model)], LOSSES.get(str(row.loss)), row.k) for row in plain.itertuples()
     ]
     quoted = quoted.reindex(points).set_axis(plain.index).dropna(how="all")
     tables = [pd.DataFrame(table.loc[data]) for table in (paper.table_3(), paper.table_2())]

@@ -11,6 +11,9 @@ All draw with replacement. With k negatives a positive, item i is drawn k·q(i) 
     shared-sequence    q = 1/N            one draw of k for all positions of a window
     shared-batch       q = 1/N            one draw of k for the whole batch
 
+h counts the positive too, and differs from window to window: a mean stands for it in the rate, which
+is that of items outside the window. Those inside are never pushed down.
+
 The last five may draw the positive: a *collision*, which moves the fixed point (docs/decisions.md).
 """
 

@@ -41,6 +41,7 @@ from gsas_lab import runs
 from gsas_lab.errors import InputError
 from gsas_lab.recipes import PROFILES, RECIPES, profile_of
 from gsas_lab.runs import Settings
+from gsas_lab.training import HISTORY
 
 Show = Callable[[pd.DataFrame], None]
 
@@ -191,7 +192,8 @@ def run(
     Columns: name, run (its folder), state (done or failed), profile, every setting, every number of
     metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
     folder/results.csv and, where pyarrow is installed, results.parquet; every test user's rank in
-    ranks.npz; what was asked for, with protocol and environment, in sweep.json.
+    ranks.npz; every epoch in histories.csv; what was asked for, with protocol and environment, in
+    sweep.json.
 
     at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
     is a process of its own with an equal share of the cores. One that dies, or fails by anything
@@ -247,7 +249,14 @@ def run(
             content = io.BytesIO()
             table.to_parquet(content, index=False)
             runs.write(folder / "results.parquet", content.getvalue())
-        runs.write(folder / "ranks.npz", _ranks(jobs))
+        trained = {
+            name: runs.load(runs.runs_folder() / job.run)
+            for name, job in jobs.items()
+            if job.run and not job.error
+        }
+        histories = [run.history.assign(name=name) for name, run in trained.items()]
+        runs.write(folder / "histories.csv", _together(histories).to_csv(index=False).encode())
+        runs.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
         # Last: it says that the sweep is whole.
         runs.write(folder / "results.csv", table.to_csv(index=False).encode())
     return table
@@ -268,14 +277,15 @@ def _row(job: _Job) -> dict[str, Any]:
     return row | {"error": job.error}
 
 
-def _ranks(jobs: dict[str, _Job]) -> bytes:
+def _together(histories: list[pd.DataFrame]) -> pd.DataFrame:
+    known = [history for history in histories if len(history)]
+    return pd.concat(known).round(6) if known else pd.DataFrame(columns=[*HISTORY, "name"])
+
+
+def _ranks(trained: list[runs.Run | None]) -> bytes:
     """The finished runs' ranks as an .npz: for the run in row n of the table, "n" (n_users,)."""
     content = io.BytesIO()
-    found = {
-        str(place): runs.load(runs.runs_folder() / job.run).ranks
-        for place, job in enumerate(jobs.values())
-        if job.run and not job.error
-    }
+    found = {str(place): run.ranks for place, run in enumerate(trained) if run}
     small: dict[str, Any] = {
         n: r.astype(np.uint16) if r.max() < 1 << 16 else r for n, r in found.items()
     }

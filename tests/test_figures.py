@@ -159,6 +159,23 @@ def test_by_k_draws_values_and_intervals_over_doublings():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "4", "256"]
 
 
+def test_quality_and_time_puts_each_system_at_its_seconds_with_its_interval():
+    table = pd.DataFrame(
+        {"NDCG@10": [0.02, 0.18], "seconds": [0.0, 200.0], "NDCG@10 low": [0.01, 0.17],
+         "NDCG@10 high": [0.03, 0.19]}, index=["Popularity", "gSASRec"],
+    )  # fmt: skip
+    ax = figures.quality_and_time(table)
+    points = [line.get_xydata().tolist() for line in ax.lines]
+    assert points == [
+        [[1, 0.02]],
+        [[1, 0.01], [1, 0.03]],
+        [[200, 0.18]],
+        [[200, 0.17], [200, 0.19]],
+    ]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Popularity", "gSASRec"]
+    assert len(figures.quality_and_time(table[["NDCG@10", "seconds"]]).lines) == 2
+
+
 def test_sum_of_probabilities_has_one_row_a_system_and_the_line_at_one():
     sums = {"SASRec": np.full(9, 300.0), "SASRec, softmax": np.ones(9)}
     ax = figures.sum_of_probabilities(sums)

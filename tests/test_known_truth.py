@@ -65,6 +65,29 @@ def test_the_collision_rules_are_told_apart_by_what_is_learned(proof):
         assert abs(proof.loc[name, "Σσ learned"] - other) > 0.05
 
 
+@pytest.fixture(scope="module")
+def sampled():
+    every = recipes.sampler_proofs()
+    names = "popularity", "shared-sequence", "popularity, sampled softmax, logQ"
+    return recipes.proof(of={name: every[name] for name in names})
+
+
+def test_the_theorem_holds_for_any_proposal_with_its_own_rate_for_each_item(sampled):
+    assert (sampled["r2"] > 0.99).all(), sampled["r2"]
+    assert (sampled["max_item"] < 0.03).all(), sampled["max_item"]
+    np.testing.assert_allclose(sampled["Σσ learned"], sampled["Σσ by theorem"], rtol=0.03)
+
+
+def test_popularity_negatives_are_told_from_uniform_ones_by_what_is_learned():
+    run = runs.train(recipes.sampler_proofs()["popularity"])
+    some = run.data.split.test.first(500)
+    prior = runs.true_probabilities(run.data, some)
+    uniform = 16 / 200, run.fixed_point[1], True
+    learned = run.probabilities(run.scores(some))
+    assert calibration.deviation_from_theory(prior, learned, *uniform)["r2"] < 0.9
+    assert calibration.deviation_from_theory(prior, learned, *run.fixed_point)["r2"] > 0.99
+
+
 def test_without_sampling_noise_the_overconfidence_is_the_same(proof):
     sums = proof["Σσ learned"]
     assert sums["k = 1, expected loss"] == pytest.approx(sums["SASRec"], rel=0.03)

@@ -59,6 +59,18 @@ def test_every_setting_of_the_data_changes_the_data(name, tmp_path):
     assert one.split.protocol != other.split.protocol
 
 
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("profile", ["small", "paper"])
+def test_every_system_of_the_paper_trains(small_world, name, profile):
+    system = recipes.PROFILES[profile](recipes.RECIPES[name](), "known-truth")
+    budget = {"d": 16, "max_length": 12, "epochs": 2, "patience": 2, "validation_users": 50}
+    run = runs.train(replace(system, k=min(system.k, 40), **budget))
+    assert np.isfinite(run.history["loss"].astype(float)).all()
+    assert len(run.history) == (0 if name == "popularity" else 2)
+    assert len(run.ranks) == 300 and (run.ranks >= 1).all() and (run.ranks <= 60).all()
+    assert runs.load(run.folder).settings == run.settings
+
+
 def test_a_run_folder_holds_its_evidence_and_is_found_again(small_world):
     run = runs.train(small_world)
     names = {file.name for file in run.folder.iterdir()}

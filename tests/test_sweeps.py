@@ -173,7 +173,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
     assert not table.columns.duplicated().any()
     folder = place / "sweep"
     assert {file.name for file in folder.iterdir()} == {
-        "ranks.npz", "results.csv", "results.parquet", "sweep.json",
+        "histories.csv", "ranks.npz", "results.csv", "results.parquet", "sweep.json",
     }  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "results.parquet"), table)
     assert pd.read_csv(folder / "results.csv")["ndcg@10"].tolist() == table["ndcg@10"].tolist()
