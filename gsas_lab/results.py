@@ -39,9 +39,10 @@ _COLUMNS = {
     "epochs trained": "epochs", "training seconds": "seconds",
 }  # fmt: skip
 _WRITTEN = {  # all other numbers with four decimals
-    "k": "{:.0f}", "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
+    "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
     "p": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
 }  # fmt: skip
+_UNPRINTED = ["profile", "model", "loss", "sampler", "best epoch"]
 MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
 LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
 
@@ -64,6 +65,7 @@ class Results:
         """
         done = self.table[self.table["state"] == "done"]
         shown = done.reindex(columns=list(_COLUMNS)).rename(columns=_COLUMNS)
+        shown = shown.astype({"best epoch": int, "epochs": int})  # beside a failed run they are not
         learned = shown["model"] != "popularity"
         drawn = learned & (shown["loss"] != "softmax")  # softmax takes the whole catalogue
         shown["loss"] = shown["loss"].where(learned)
@@ -76,11 +78,11 @@ class Results:
 
     @property
     def written(self) -> pd.DataFrame:
-        """`shown` as it is printed: rounded, an interval in one column, no settings but k and t.
+        """`shown` as it is printed: rounded, the interval in one column, of the settings k and t.
 
         The others stand in `source`, in the runs' names and in a report's list of settings.
         """
-        written = _write(self.shown).drop(columns=["profile", "model", "loss", "sampler"])
+        written = _write(self.shown.drop(columns=_UNPRINTED))
         interval = written.pop("NDCG@10 low") + "–" + written.pop("NDCG@10 high")
         written.insert(list(written).index("NDCG@10") + 1, "95 % interval", interval)
         return written
@@ -118,7 +120,8 @@ class Results:
         """
         given = self.table.loc[self.shown.index, [rows, columns]]
         if given.duplicated().any():
-            both = ", ".join(f"{n} = {v}" for n, v in given[given.duplicated()].iloc[0].items())
+            first = given[given.duplicated()].to_dict("records")[0]
+            both = ", ".join(f"{name} = {value}" for name, value in first.items())
             raise InputError(f"Several runs have {both}: choose settings that tell them apart.")
         return given.assign(value=self.shown[what]).pivot(
             index=rows, columns=columns, values="value"
@@ -160,8 +163,10 @@ def load(folder: str | Path) -> Results:
         table = pd.read_csv(folder / "results.csv", index_col="name", dtype=words)
         if asked != list(table["run"].fillna("").items()):
             raise ValueError("results.csv is of other runs than sweep.json")
-        epochs = pd.read_csv(folder / "histories.csv")
-        with np.load(folder / "ranks.npz") as saved:
+        epochs = pd.read_csv(folder / "histories.csv", dtype={"name": str})
+        histories = {str(name): part.drop(columns="name")
+                     for name, part in epochs.groupby("name", sort=False)}  # fmt: skip
+        with np.load(io.BytesIO((folder / "ranks.npz").read_bytes())) as saved:
             ranks = {str(name): saved[str(place)] for place, (name, state)
                      in enumerate(table["state"].items()) if state == "done"}  # fmt: skip
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError,
@@ -172,11 +177,6 @@ def load(folder: str | Path) -> Results:
         ) from None
     if version != str(runs.FORMAT):
         raise InputError(f"{folder} comes from another version of gsas-lab: run the sweep again.")
-    histories = {
-        str(name): part.drop(columns="name")
-        for name in table.index
-        if len(part := epochs[epochs["name"] == name])
-    }
     return Results(folder, table, ranks, histories, record)
 
 

@@ -192,7 +192,8 @@ def run(
     Columns: name, run (its folder), state (done or failed), profile, every setting, every number of
     metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
     folder/results.csv and, where pyarrow is installed, results.parquet; every test user's rank in
-    ranks.npz, every epoch in histories.csv; what was asked for, with protocol and environment, in sweep.json.
+    ranks.npz; every epoch in histories.csv; what was asked for, with protocol and environment, in
+    sweep.json.
 
     at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
     is a process of its own with an equal share of the cores. One that dies, or fails by anything

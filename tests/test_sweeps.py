@@ -133,7 +133,7 @@ def test_names_say_what_varies(place):
             "[[runs]]\nname = 'big'\nk = 'many'",
             "run 'big, recipe = sasrec': k = 'many' is not of type int",
         ),
-        ("[[runs]]\nrecipe = 'sas'", "recipe = 'sas': choose one of sasrec"),
+        ("[[runs]]\nrecipe = 'sas'", "recipe = 'sas': choose one of popularity"),
         ("profile = ['quick']\n[[runs]]", r"profile = \['quick'\]: choose one of"),
         ("dataset = 5\nprofile = 'quick'\n[[runs]]", "dataset = 5 is not of type str"),
         ("[[runs]]\nname='a'\n[[runs]]\nname='a'\nk=2", "two runs are called 'a'"),
@@ -173,7 +173,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
     assert not table.columns.duplicated().any()
     folder = place / "sweep"
     assert {file.name for file in folder.iterdir()} == {
-        "results.csv", "results.parquet", "sweep.json",
+        "histories.csv", "ranks.npz", "results.csv", "results.parquet", "sweep.json",
     }  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "results.parquet"), table)
     assert pd.read_csv(folder / "results.csv")["ndcg@10"].tolist() == table["ndcg@10"].tolist()
@@ -309,7 +309,7 @@ def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(place, 
     error = table["error"]
     assert error[["once", "whole"]].isna().all()
     assert "killed by signal 9 twice: probably out of memory" in error["twice"]
-    assert "k must lie between" in error["too many"] and "nowhere.csv" in error["no data"]
+    assert "choose k from 1 to 59" in error["too many"] and "nowhere.csv" in error["no data"]
     log = fresh / "sweep" / f"{table['run']['too wide']}.log"
     assert error["too wide"].startswith("Failed twice (") and str(log) in error["too wide"]
     assert log.read_text().count("Traceback") == 2, "tried once more, and both errors are kept"
