@@ -33,9 +33,7 @@ def main(words: list[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> None:
     given = {f.name: getattr(arguments, f.name) for f in fields(runs.Settings)}
     given = {name: value for name, value in given.items() if value is not None}
-    base = recipes.RECIPES[arguments.recipe]()
-    base = recipes.PROFILES[arguments.profile](base, arguments.dataset or base.dataset)
-    settings = runs.from_parameters(given, base)
+    settings = recipes.settings(arguments.recipe, arguments.profile, given)
     with distributed.group(runs.choose_device(settings.device)):
         run = runs.train(settings)
         if not distributed.first():

@@ -143,7 +143,7 @@ def _chunks(spans: np.ndarray, size: int) -> list[np.ndarray]:
 def pad_right(rows: list[np.ndarray], length: int) -> Tensor:
     """The last `length` items of each row -> (B, T) int64, padded on the right; T ≤ length."""
     rows = [row[-length:] for row in rows]
-    items = np.zeros((len(rows), max(1, *map(len, rows), 1)), dtype=np.int64)
+    items = np.zeros((len(rows), max([1, *map(len, rows)])), dtype=np.int64)
     for line, row in zip(items, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(items)

@@ -229,9 +229,14 @@ def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
     """A run of this library: estimated on its validation users, judged on the first test users.
 
     Over the items that may be recommended by the run's protocol; p̂ as in `runs.probability`.
+    InputError for BPR, which has none.
     """
-    split = run.data.split
-    known = run.fixed_point if run.settings.loss in runs.BERNOULLI else None
+    if run.settings.loss == "bpr":
+        raise InputError("BPR learns differences of scores: there is no p̂ to diagnose.")
+    split, known = run.data.split, None
+    if run.settings.loss in runs.BERNOULLI and not run.settings.normalised:
+        # One α only: where each item has its own, no single offset is the theorem's.
+        known = run.fixed_point if np.ndim(run.fixed_point[0]) == 0 else None
     fit, judged = (_of_run(run, held) for held in (split.validation, split.test.first(users)))
     return _judge(fit, judged, split.n_items, True, known)
 
@@ -239,7 +244,7 @@ def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
 def _of_run(run: runs.Run, held: Holdout) -> _Scored:
     split = run.data.split
     scores = run.scores(held).astype(float)
-    if run.settings.loss == "softmax":
+    if run.settings.normalised:
         scores = logit(run.probabilities(scores))
     may = held.candidates(split.n_items, split.protocol.exclude_seen)
     return _Scored(np.where(may, scores, -np.inf), held.hits(split.n_items))

@@ -105,6 +105,11 @@ def bpr(
         slope = torch.sigmoid(lead) / lead.shape[1]
         return F.softplus(lead).mean(1), torch.cat([-slope.sum(1, keepdim=True), slope], dim=1)
 
+    if hidden.is_cuda:  # stock operators that ask the host cannot be captured; k is small
+        chosen = torch.cat([positives[:, None], negatives if sets is None else negatives[sets]], 1)
+        scores = (hidden[:, None] * table[chosen]).sum(-1)
+        share = _share(positives, scores.dtype)
+        return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1) @ share
     return _by_rule(rule, hidden, table, positives, negatives, bias, sets)
 
 
@@ -112,7 +117,8 @@ def offset(hidden: Tensor, table: Tensor, offsets: Tensor) -> tuple[Tensor, Tens
     """Both with one more column, so that the score of item i grows by offsets[i].
 
     hidden (P, d), table and offsets (n_items + 1, d) and (n_items + 1,) -> (P, w), (n_items + 1, w),
-    where w > d is the next width that the native route has, filled up with zeros.
+    where w > d is the next width that the native route has, filled up with zeros, or d + 1 where it
+    has none (from d = 256 on, where the portable route takes over).
     """
     d = table.shape[1]
     more = next((width for width in native.WIDTHS if width > d), d + 1) - d

@@ -109,7 +109,7 @@ def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.
     values: each system's metric, (n_users,), all for the same users in the same order. Every system
     is compared with `baseline`; without one, every pair is, the later system with the earlier.
     Columns: system, baseline; their means; difference and relative, system minus baseline, the
-    latter in % of the baseline; low and high, the 95 % bootstrap interval of the difference; t; p,
+    latter in % of the baseline; low and high, the 95 % bootstrap interval of the difference; statistic, t; p,
     p_bonferroni, p_holm; significant, by Holm; mark, "*" by Bonferroni, as in the paper's Figure 3.
     """
     users = {name: _per_user(each) for name, each in values.items()}
@@ -136,7 +136,7 @@ def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.
                 "relative": 100 * mean / base if base else np.nan,
                 "low": low,
                 "high": high,
-                "t": t,
+                "statistic": t,
                 "p": p,
             }
         )
@@ -172,7 +172,7 @@ def compare_seeds(a: ArrayLike, b: ArrayLike) -> pd.DataFrame:
     "users": would these trained models differ on other users? Paired t-test of each user's values,
     averaged over seeds. "seeds": would another training differ, on these users? Welch's t-test of
     the seeds' means; unpaired, as a seed has nothing in common between two systems. A claim about
-    the systems needs both. Columns: question, sample (its size), difference (a − b), t, p.
+    the systems needs both. Columns: question, sample (its size), difference (a − b), statistic, p.
     """
     a, b = _per_seed(a), _per_seed(b)
     if a.shape != b.shape:
@@ -186,7 +186,7 @@ def compare_seeds(a: ArrayLike, b: ArrayLike) -> pd.DataFrame:
         "users": ("would these models differ on other users?", n_users, *users),
         "seeds": ("would another training differ?", n_seeds, *seeds),
     }
-    columns = ["question", "sample", "difference", "t", "p"]
+    columns = ["question", "sample", "difference", "statistic", "p"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gsas_lab import calibration, runs, theory
+from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
 from gsas_lab.samplers import SAMPLERS
 from gsas_lab.worlds import WORLDS
@@ -167,6 +168,20 @@ PROFILES: dict[str, Callable[[Settings, str], Settings]] = {
 }
 
 
+def settings(recipe: str, profile: str, given: dict[str, Any]) -> Settings:
+    """A recipe in a budget, and settings over both.
+
+    What the budget looks at (dataset, model, loss) is given before it is applied, so that a softmax
+    gets a softmax's passes. InputError for an unknown recipe or profile.
+    """
+    for what, name, known in (("recipe", recipe, RECIPES), ("profile", profile, PROFILES)):
+        if name not in list(known):
+            raise InputError(f"{what} = {name!r}: choose one of {', '.join(known)}.")
+    first = {name: given[name] for name in ("dataset", "model", "loss") if name in given}
+    system = replace(RECIPES[recipe](), **first)
+    return replace(PROFILES[profile](system, system.dataset), **given)
+
+
 def profile_of(settings: Settings) -> str:
     """The budget that settings have: the first of PROFILES that would change nothing, or "own".
 
@@ -174,11 +189,17 @@ def profile_of(settings: Settings) -> str:
     """
     if settings.model == "popularity":
         return "any"
+    if settings.model == "mf":  # whose budget is three settings, see `small`
+        short, long = small(mf_bpr(), settings.dataset), mf_bpr()
+        budget = settings.epochs, settings.patience, settings.lr
+        budgets = {"small": short, "quick": long}
+        return next(
+            (n for n, s in budgets.items() if (s.epochs, s.patience, s.lr) == budget), "own"
+        )
     for name in ("small", "quick"):
         if PROFILES[name](settings, settings.dataset) == settings:
             return name
-    long = settings.epochs == Settings.epochs or settings == paper(mf_bpr(), settings.dataset)
-    return "paper" if long else "own"
+    return "paper" if settings.epochs == Settings.epochs else "own"
 
 
 def strong(dataset: str, seed: int = 1) -> Settings:

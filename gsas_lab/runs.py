@@ -76,7 +76,7 @@ class Settings:
     logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
     masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
     theory_start: bool = _option(
-        False, "start a scalar output bias where Theorem 5.1 puts an average item"
+        False, "start a scalar output bias where Theorem 5.1 puts an average item (Transformers)"
     )
     windows: str = _option("last", "train on each user's last window or on all", WINDOWS)
     epochs: int = _option(10_000, "at most so many passes")
@@ -125,8 +125,13 @@ class Settings:
             )
         if self.model == "mf" and self.sampler == "history-excluded":
             raise InputError("model = 'mf' reads no windows: choose another sampler.")
-        if self.logq and self.loss in ("softmax", "expected_gbce"):
-            raise InputError(f"loss = '{self.loss}' draws no negatives: leave logq at False.")
+        if self.logq and self.loss in ("softmax", "expected_gbce", "bpr"):
+            raise InputError(f"loss = '{self.loss}' has nothing to correct: leave logq at False.")
+        if self.loss == "expected_gbce" and self.sampler in _UNEVEN:
+            raise InputError(
+                f"loss = 'expected_gbce' is the mean over uniform draws, not over sampler = "
+                f"'{self.sampler}': choose positive-excluded or whole-catalogue."
+            )
 
     @property
     def name(self) -> str:
@@ -158,9 +163,9 @@ class Settings:
     def normalised(self) -> bool:
         """Is p̂ a softmax over the catalogue?
 
-        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and
-        for Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own normaliser is a
-        random sample of the catalogue.
+        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and for
+        Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own
+        normaliser is a random sample of the catalogue.
         """
         if self.model == "popularity":
             return True
@@ -173,6 +178,7 @@ class Settings:
         return float(theory.beta_from_t(self.t, theory.alpha(self.k, n_items)))
 
 
+_UNEVEN = ("popularity", "in-batch", "history-excluded")  # samplers that prefer some items
 _AT_LEAST_ONE = (
     "min_user min_item validation_users d blocks heads max_length k epochs patience batch_size"
 ).split()
@@ -327,9 +333,13 @@ class Run:
             # With collisions the inverse exceeds 1 where no P could have led to the score.
             prior = np.minimum(theory.prior_from_logit(scores[0], *self.fixed_point), 1.0)
         else:
-            prior = torch.from_numpy(scores[0].astype(float)).softmax(-1).numpy()
+            learned = scores[0].astype(float)  # with sampled softmax log(P / q)
+            if self.settings.loss == "sampled_softmax" and not self.settings.logq:
+                learned += np.log(sampler(self.settings).alpha)
+            prior = torch.from_numpy(learned).softmax(-1).numpy()
+        raw = self.probabilities(scores)[0]
         if self.settings.loss == "bpr":
-            prior = np.full_like(prior, np.nan)
+            prior, raw = np.full((2, len(prior)), np.nan)
         order = np.argsort(-scores[0], kind="stable")
         if self.data.split.protocol.exclude_seen if exclude_seen is None else exclude_seen:
             order = order[~np.isin(order + 1, items)]
@@ -340,7 +350,7 @@ class Run:
                 "item": data.item_ids[first + 1],
                 "title": [data.title(item) for item in first + 1],
                 "probability": prior[first],
-                "raw": self.probabilities(scores)[0, first],
+                "raw": raw[first],
             }
         )
 
@@ -356,14 +366,17 @@ class Run:
     def fixed_point(self) -> tuple[Any, float, bool]:
         """Theorem 5.1's α (one, or (n_items,) of them), β and collisions for this run.
 
-        A softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, so that e^s = βP.
+        A softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, which leaves an α
+        of 1 for s. InputError for losses that learn differences of scores only.
         """
         if self.settings.normalised:
             return 1.0, 1.0, False
-        if self.settings.loss == "bpr":
-            raise InputError("BPR learns differences of scores: there is no fixed point of σ(s).")
+        if self.settings.loss not in BERNOULLI:
+            raise InputError(
+                f"{self.settings.name} learns differences of scores: there is no fixed point of σ(s)."
+            )
         beta, drawn = self.settings.beta(self.data.split.n_items), sampler(self.settings)
-        return (1.0, beta, True) if self.settings.logq else (drawn.rate, beta, drawn.collisions)
+        return (1.0 if self.settings.logq else drawn.alpha), beta, drawn.collisions
 
 
 def identity(settings: Settings, data: Data) -> str:
@@ -389,9 +402,9 @@ def build(settings: Settings, split: splits.Split) -> Any:
         return Popularity(split.train, split.n_items)
     n_items, bias = split.n_items, None
     if settings.theory_start and settings.loss in BERNOULLI:
-        rate = float(np.mean(sampler(settings).rate))
-        start = theory.converged_logit(1 / n_items, rate, settings.beta(n_items))
-        bias = float(start) + (math.log(rate) if settings.logq else 0.0)
+        alpha = float(np.mean(sampler(settings).alpha))
+        start = theory.converged_logit(1 / n_items, alpha, settings.beta(n_items))
+        bias = float(start) + (math.log(alpha) if settings.logq else 0.0)
     with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.model == "mf":
@@ -410,13 +423,13 @@ def build(settings: Settings, split: splits.Split) -> Any:
 
 
 def sampler(settings: Settings) -> samplers.Sampler:
-    """What draws the settings' negatives, and at which rates."""
+    """What draws the settings' negatives, and how often which item."""
     split = load_data(settings).split
-    read = settings.max_length + 1  # and the item after the window's last
+    read = settings.max_length + (settings.model != "bert4rec")  # SASRec: with the item after
     held = 1.0
     if settings.sampler == "history-excluded":
-        ends = [set(split.train[user][-read:].tolist()) for user in range(len(split.train))]
-        held = float(np.mean([len(end) for end in ends]))
+        windows = np.flatnonzero(split.train.lengths >= 2)
+        held = float(np.mean([len(set(split.train[user][-read:].tolist())) for user in windows]))
     counts = np.bincount(split.train.items, minlength=split.n_items + 1)[1:]
     return samplers.sampler(settings.sampler, settings.k, counts, settings.power, read, held)
 
@@ -445,7 +458,12 @@ def train(
         return Run(settings, folder)
     device = choose_device(settings.device)
     loss = training.objective(
-        settings.loss, settings.k, settings.t, sampler(settings), data.split.n_items, settings.logq
+        settings.loss,
+        settings.k,
+        settings.beta(data.split.n_items),
+        sampler(settings),
+        data.split.n_items,
+        settings.logq,
     )
     model = build(settings, data.split).to(device)
     with locked(folder) if distributed.first() else nullcontext():
@@ -537,7 +555,7 @@ def load(folder: str | Path) -> Run:
         saved = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} cannot be read ({error}): train the run again.") from None
-    if made_by != str(FORMAT) or set(saved) != {item.name for item in fields(Settings)}:
+    if made_by != str(FORMAT) or set(saved) - {item.name for item in fields(Settings)}:
         raise InputError(
             f"{folder} comes from another version of gsas-lab: train the run again, "
             "or check out the commit that its environment.json names."
@@ -738,9 +756,10 @@ def locked(folder: Path) -> Iterator[None]:
     The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
     locks nothing.
     """
+    path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "a+")
+        file = open(path, "a+")
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}): check the disk."
@@ -754,10 +773,12 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is being worked on by process {file.read() or 'unknown'}: wait until it "
                 "ends, or stop it; the same call then goes on."
             ) from None
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise InputError(f"{folder} was just left by another process: start again.")
         file.truncate(0)
         print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)
         yield
-        (folder / "lock").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -49,7 +49,7 @@ class Sampler:
     """
 
     draw: Callable[[Batch, Tensor | slice, torch.Generator | None], tuple[Tensor, Tensor | None]]
-    rate: float | np.ndarray  # α = k·q: of every item, or item by item (n_items,)
+    alpha: float | np.ndarray  # α = k·q: of every item, or item by item (n_items,)
     collisions: bool  # may the positive be drawn as its own negative?
 
 
@@ -90,10 +90,15 @@ def sampler(
         )  # fmt: skip
     if name == "popularity":
         shares = torch.from_numpy(np.cumsum(weight) / weight.sum())
-        return Sampler(
-            lambda batch, asked, g: (popularity(batch.positives[asked], k, shares, g), None),
-            popular, True,
-        )  # fmt: skip
+
+        def by_popularity(
+            batch: Batch, asked: Tensor | slice, g: torch.Generator | None
+        ) -> tuple[Tensor, None]:
+            nonlocal shares  # moved once: a captured step can copy nothing from the host
+            shares = shares.to(batch.positives.device)
+            return popularity(batch.positives[asked], k, shares, g), None
+
+        return Sampler(by_popularity, popular, True)
     if name == "in-batch":
         return Sampler(
             lambda batch, asked, g: (in_batch(batch.positives[asked], k, g), None), popular, True
@@ -135,8 +140,9 @@ def history_excluded(
 ) -> Tensor:
     """Uniform over the catalogue without the items of the window, positives included.
 
-    batch: with flat columns; asked: P of its places -> negatives (P, k), int64. Exact, without redrawing: with the
-    window's different items e₀ < e₁ < …, the r-th free item is r + 1 + #{j : eⱼ − 1 − j ≤ r}.
+    batch: with flat columns; asked: P of its places -> negatives (P, k), int64. Exact, without
+    redrawing: with the window's different items e₀ < e₁ < …, the r-th free item is
+    r + 1 + #{j : eⱼ − 1 − j ≤ r}.
     """
     _check(k, n_items)
     owner = batch.segments.repeat(2)
@@ -176,7 +182,6 @@ def popularity(
     positives: Tensor, k: int, cumulative: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """Each item by its share: positives (P,), cumulative shares (n_items,) -> negatives (P, k)."""
-    cumulative = cumulative.to(positives.device)
     draw = torch.rand(
         len(positives), k, generator=generator, device=positives.device, dtype=cumulative.dtype
     )
@@ -203,8 +208,9 @@ def shared(
     owner (P,): 0, 1, … -> negatives (owners, k), and for each place the row of its own: owner.
     """
     _check(k, n_items)
-    owners = len(owner) if owner.is_cuda else int(owner.max())  # asking a GPU would hold it up
-    size = (owners + 1, k)
+    # Asking a GPU for the last owner would hold it up.
+    last = len(owner) if owner.is_cuda or not len(owner) else int(owner.max())
+    size = (last + 1, k)
     return torch.randint(1, n_items + 1, size, generator=generator, device=owner.device), owner
 
 

@@ -27,7 +27,7 @@ import tomllib
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -37,9 +37,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import runs
+from gsas_lab import recipes, runs
 from gsas_lab.errors import InputError
-from gsas_lab.recipes import PROFILES, RECIPES, profile_of
 from gsas_lab.runs import Settings
 from gsas_lab.training import HISTORY
 
@@ -54,7 +53,7 @@ _SHARED = (  # parameters that every executor of submitit knows; all others are 
 # --- a file -> named settings ---------------------------------------------------------------------
 
 
-def read(path: str | Path, **over: Any) -> dict[str, Settings]:
+def read(path: str | Path, /, **over: Any) -> dict[str, Settings]:
     """The runs that a TOML file asks for, by name, in its order; see the head of this module.
 
     over: a recipe, a profile or settings that win over the file's. Settings that are written out
@@ -113,7 +112,7 @@ def read(path: str | Path, **over: Any) -> dict[str, Settings]:
     return found
 
 
-def folder_of(grid: str, **over: Any) -> Path:
+def folder_of(grid: str, /, **over: Any) -> Path:
     """Where a sweep is kept if nobody says where: outputs/<grid>-<what is given over its file>."""
     parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "")]
     parts += [f"{name}={value}" for name, value in over.items()]
@@ -122,14 +121,7 @@ def folder_of(grid: str, **over: Any) -> Path:
 
 def _settings(choice: dict[str, Any]) -> Settings:
     choice = dict(choice)
-    recipe, profile = choice.pop("recipe"), choice.pop("profile", None)
-    for what, name, known in (("recipe", recipe, RECIPES), ("profile", profile, PROFILES)):
-        if name is not None and name not in list(known):
-            raise InputError(f"{what} = {name!r}: choose one of {', '.join(known)}.")
-    settings = replace(RECIPES[recipe](), **{k: v for k, v in choice.items() if k == "dataset"})
-    if profile is not None:
-        settings = PROFILES[profile](settings, settings.dataset)
-    return replace(settings, **choice)
+    return recipes.settings(choice.pop("recipe"), choice.pop("profile", "paper"), choice)
 
 
 def _points(path: Path, grid: Any) -> list[dict[str, Any]]:
@@ -250,7 +242,7 @@ def run(
             table.to_parquet(content, index=False)
             runs.write(folder / "results.parquet", content.getvalue())
         trained = {
-            name: runs.load(runs.runs_folder() / job.run)
+            name: runs.Run(job.settings, runs.runs_folder() / job.run)
             for name, job in jobs.items()
             if job.run and not job.error
         }
@@ -264,9 +256,9 @@ def run(
 
 def _row(job: _Job) -> dict[str, Any]:
     row = {"run": job.run, "state": "failed" if job.error else "done"}
-    row |= {"profile": profile_of(job.settings)} | asdict(job.settings)
+    row |= {"profile": recipes.profile_of(job.settings)} | asdict(job.settings)
     if job.run and not job.error:
-        trained = runs.load(runs.runs_folder() / job.run)
+        trained = runs.Run(job.settings, runs.runs_folder() / job.run)
         for key, value in trained.metrics.items():
             if isinstance(value, list):  # an interval
                 row |= {f"{key} low": value[0], f"{key} high": value[1]}

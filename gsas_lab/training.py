@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, fused, theory, triton_kernels
+from gsas_lab import distributed, fused, triton_kernels
 from gsas_lab.batches import Batch, Task
 from gsas_lab.encoders import Dropout
 from gsas_lab.errors import InputError
@@ -70,18 +70,17 @@ class Progress:
 
 
 def objective(
-    loss: str, k: int, t: float, sampler: Sampler, n_items: int, logq: bool = False
+    loss: str, k: int, beta: float, sampler: Sampler, n_items: int, logq: bool = False
 ) -> Objective:
     """A named loss as a function of (model, hidden (P, d), batch, generator) -> scalar.
 
     The batch's columns are flat, (P,). Places whose positive is 0 take no part. logq: take log α
-    of each item from its score inside the loss, α = k·q being the sampler's rate.
+    of each item, the sampler's, from its score inside the loss.
     """
     if loss not in LOSSES:
         raise InputError(f"Loss '{loss}' is unknown: choose one of {', '.join(LOSSES)}.")
-    beta = theory.beta_from_t(t, theory.alpha(k, n_items)) if "gbce" in loss else 1.0
     offsets = torch.zeros(n_items + 1)
-    offsets[1:] = -torch.as_tensor(np.log(sampler.rate))
+    offsets[1:] = -torch.as_tensor(np.log(sampler.alpha))
 
     def compute(model: Any, hidden: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         asked = _asked(batch)
@@ -93,7 +92,9 @@ def objective(
             return fused.expected_gbce(hidden, table, positives, k, beta, model.bias, collisions)
         negatives, sets = sampler.draw(batch, asked, generator)
         if logq:
-            hidden, table = fused.offset(hidden, table, offsets.to(hidden.device))
+            nonlocal offsets  # moved once: a captured step can copy nothing from the host
+            offsets = offsets.to(hidden.device)
+            hidden, table = fused.offset(hidden, table, offsets)
         given = hidden, table, positives, negatives
         if loss == "bpr":
             return fused.bpr(*given, model.bias, sets)
@@ -137,7 +138,8 @@ def fit(
 
     With several processes the first validates, writes and reports; all must find its checkpoint.
 
-    Raises InputError if the loss is not finite, naming the epoch and step.
+    Raises InputError if the loss is not finite, naming the epoch and step, if no history has two
+    items, and for a checkpoint that is broken, another run's, or not the same for all processes.
     """
     device = model.table.device
     step = Step(model, loss, schedule)
@@ -162,6 +164,8 @@ def fit(
         own = distributed.number()  # processes draw differently
         step.seed(int(rng.integers(2**62)) + own, int(rng.integers(2**62)) + own)
         plan = task.plan(histories, model.max_length, schedule.batch_size, schedule.windows, rng)
+        if not plan:
+            raise InputError("No history has two interactions to train on: choose another split.")
         plan = [distributed.share(spans) for spans in plan]
         model.train()
         started, values, counts = time.perf_counter(), [], []

@@ -340,3 +340,18 @@ def test_ids_stay_text_and_the_command_line_prints_the_diagnosis(tmp_path, capsy
     told = diagnosis.diagnose_table(tmp_path / "scores.csv", of="probabilities", n_items=9)
     assert capsys.readouterr().out == f"{told}\n"
     assert (told.users, told.pairs, told.whole) == (2, 4, False)
+
+
+@pytest.mark.parametrize("sampler", ["popularity", "in-batch"])
+def test_a_run_with_a_rate_for_each_item_is_diagnosed_without_a_single_theory(small_world, sampler):
+    run = runs.train(replace(small_world, sampler=sampler, epochs=1))
+    found = diagnosis.diagnose_run(run)
+    assert "analytic" not in found.repairs.index and np.isfinite(found.offset)
+
+
+def test_a_runs_own_probabilities_are_diagnosed(small_world):
+    """Popularity's p̂ is its share of all, not σ of a score; BPR has none."""
+    found = diagnosis.diagnose_run(runs.train(replace(small_world, model="popularity")))
+    assert found.expected == pytest.approx(1, rel=1e-4)
+    with pytest.raises(InputError, match="no p̂"):
+        diagnosis.diagnose_run(runs.train(replace(small_world, loss="bpr", epochs=1)))

@@ -56,7 +56,7 @@ def test_items_are_drawn_at_the_rate_that_theory_is_told(name, asked):
     seen = torch.bincount(negatives.flatten(), minlength=N + 1)[1:].numpy() / len(places)
     if name == "history-excluded":
         return  # each window has rates of its own: see below
-    rate = np.broadcast_to(made.rate, N)
+    rate = np.broadcast_to(made.alpha, N)
     if name == "positive-excluded":  # an item is drawn for other positives only
         own = torch.bincount(given.positives[places], minlength=N + 1)[1:].numpy() / len(places)
         rate = rate * (1 - own)
@@ -68,9 +68,9 @@ def test_items_are_drawn_at_the_rate_that_theory_is_told(name, asked):
 
 
 def test_popularity_of_power_0_is_uniform_and_of_1_is_the_counts():
-    flat = samplers.sampler("popularity", K, COUNTS, power=0.0).rate
+    flat = samplers.sampler("popularity", K, COUNTS, power=0.0).alpha
     np.testing.assert_allclose(flat, K / N)
-    counted = samplers.sampler("popularity", K, COUNTS).rate
+    counted = samplers.sampler("popularity", K, COUNTS).alpha
     assert counted[0] / counted[1] == pytest.approx(19**2 / 18**2)
     assert counted.sum() == pytest.approx(K) and counted.min() > 0
 
@@ -116,7 +116,7 @@ def test_only_the_two_that_exclude_never_collide():
 @pytest.mark.parametrize("collisions", [True, False])
 def test_the_rate_of_each_item_is_the_theorems_alpha(collisions):
     """Theorem 5.1 and the search that knows no theorem agree for rates item by item."""
-    rate = samplers.sampler("popularity", K, COUNTS).rate
+    rate = samplers.sampler("popularity", K, COUNTS).alpha
     prior = np.full(N, 1 / N)
     score = theory.least_loss_score(prior, rate, 0.7, collisions)
     np.testing.assert_allclose(
@@ -131,6 +131,12 @@ def test_the_rate_of_each_item_is_the_theorems_alpha(collisions):
 def test_a_k_that_the_catalogue_cannot_serve_is_refused_by_every_sampler(name, k):
     with pytest.raises(InputError, match=f"k = {k}.*from 1 to {N - 1}"):
         samplers.sampler(name, k, COUNTS)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_batch_without_places_gets_no_negatives(name):
+    none = Batch(*(torch.zeros(0, dtype=torch.long),) * 4)
+    assert draw(name, none)[1].shape == (0, K)
 
 
 def test_a_window_that_may_hold_the_whole_catalogue_leaves_nothing_to_draw():
