@@ -457,13 +457,9 @@ def train(
     if distributed.from_first((folder / "metrics.json").exists):
         return Run(settings, folder)
     device = choose_device(settings.device)
+    drawn, n_items = sampler(settings), data.split.n_items
     loss = training.objective(
-        settings.loss,
-        settings.k,
-        settings.beta(data.split.n_items),
-        sampler(settings),
-        data.split.n_items,
-        settings.logq,
+        settings.loss, settings.k, settings.beta(n_items), drawn, n_items, settings.logq
     )
     model = build(settings, data.split).to(device)
     with locked(folder) if distributed.first() else nullcontext():

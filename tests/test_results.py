@@ -155,7 +155,7 @@ def test_the_profile_of_a_recipe_can_be_told(dataset):
             told = recipes.profile_of(budget(recipe(), dataset))
             same = [p for p, b in recipes.PROFILES.items()
                     if b(recipe(), dataset) == budget(recipe(), dataset)]  # fmt: skip
-            assert told == same[0], (name, profile)
+            assert told == ("any" if name == "popularity" else same[0]), (name, profile)
 
 
 def test_a_sweep_has_a_folder_of_its_own_for_each_choice():
