@@ -4,6 +4,7 @@
 # make exercises   notebooks/exercises from notebooks/solutions
 # make bench  speed and memory beside the literal form: benchmarks/results.csv; make bench-gpu: the
 #             same and a whole training on CUDA, with the PYTHON that has torch: results-cuda.csv
+# make fuzz   random files, tables and folders, N = 20000 of each kind; make test tries a few
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
 DATASET ?= known-truth
@@ -17,7 +18,9 @@ export GSAS_LAB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: run lab site exercises bench bench-gpu test check
+N ?= 20000
+
+.PHONY: run lab site exercises bench bench-gpu test fuzz check
 
 run: $(READY)
 	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
@@ -40,6 +43,9 @@ bench-gpu:
 
 test: $(READY)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/fuzz --fuzz $(N)
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -26,6 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from gsas_lab import ranking
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -154,7 +156,7 @@ def evaluation(device: str, d: int = 128) -> Case:
     data = runs.load_data(recipes.quick(recipes.sasrec(), "ml-1m"))
     torch.manual_seed(0)
     model = SASRec(data.split.n_items, d=d).to(device).eval()
-    return Case({"evaluate": lambda: (runs.evaluate(model, data.split)["ndcg@10"],)})
+    return Case({"evaluate": lambda: (ranking.evaluate(model, data.split)["ndcg@10"],)})
 
 
 def matrix_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:

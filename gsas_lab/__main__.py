@@ -9,11 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gsas_lab import diagnosis, distributed, interactions, recipes, runs
+from gsas_lab import diagnosis, distributed, evidence, files, interactions, recipes, runs
 from gsas_lab.errors import InputError
+from gsas_lab.settings import Settings
 
-NOTEBOOKS = runs.ROOT / "notebooks"
-DOCS = runs.ROOT / "docs"
+NOTEBOOKS = files.ROOT / "notebooks"
+DOCS = files.ROOT / "docs"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    given = {f.name: getattr(arguments, f.name) for f in fields(runs.Settings)}
+    given = {f.name: getattr(arguments, f.name) for f in fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
     settings = recipes.settings(arguments.recipe, arguments.profile, given)
     with distributed.group(runs.choose_device(settings.device)):
@@ -56,7 +57,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
 def _notebooks(arguments: argparse.Namespace) -> None:
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = runs.ROOT / "outputs" / f"{Path(arguments.dataset).stem}-{stamp}"
+    folder = files.ROOT / "outputs" / f"{Path(arguments.dataset).stem}-{stamp}"
     _publish(
         arguments.dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter))
     )
@@ -105,20 +106,20 @@ def _publish(
             shutil.copy(file, partial / name)
         return pages
 
-    runs.load_data(runs.Settings(dataset=dataset))  # refuse a bad data set before anything starts
+    runs.load_data(Settings(dataset=dataset))  # refuse a bad data set before anything starts
     chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not chosen:
         raise InputError(f"{NOTEBOOKS} holds no notebooks: run from the project's checkout.")
-    protocol = runs.load_data(runs.Settings(dataset=dataset)).split.protocol
+    protocol = runs.load_data(Settings(dataset=dataset)).split.protocol
     index = publish.execute_all(
         chosen,
         folder,
         {"dataset": dataset} | given,
-        lambda: recipes.summary(dataset),
+        lambda: evidence.summary(dataset),
         str(protocol),
         beside,
     )
-    print(f"\n{recipes.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
+    print(f"\n{evidence.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
 
 
 def _exercises(_arguments: argparse.Namespace) -> None:
@@ -154,7 +155,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _evidence(arguments: argparse.Namespace) -> None:
-    print(recipes.write_evidence(arguments.dataset, arguments.output))
+    print(evidence.write_evidence(arguments.dataset, arguments.output))
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -182,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--profile", choices=recipes.PROFILES, default="paper", help="the budget, see recipes.py"
     )
-    for item in fields(runs.Settings):
+    for item in fields(Settings):
         default = item.default
         train.add_argument(
             f"--{item.name.replace('_', '-')}",
@@ -240,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
 
     site = commands.add_parser("site", help="pages for readers without a kernel: outputs/site")
     site.add_argument("--dataset", default="known-truth")
-    site.add_argument("--output", type=Path, default=runs.ROOT / "outputs" / "site")
+    site.add_argument("--output", type=Path, default=files.ROOT / "outputs" / "site")
     site.set_defaults(command=_site)
 
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
@@ -248,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")
     evidence.add_argument("--dataset", default="known-truth")
-    evidence.add_argument("--output", type=Path, default=runs.ROOT / "outputs" / "reference")
+    evidence.add_argument("--output", type=Path, default=files.ROOT / "outputs" / "reference")
     evidence.set_defaults(command=_evidence)
     return parser
 

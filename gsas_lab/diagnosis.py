@@ -24,6 +24,7 @@ from scipy.special import expit, logit
 
 from gsas_lab import calibration, runs, theory
 from gsas_lab.errors import InputError
+from gsas_lab.settings import BERNOULLI
 from gsas_lab.splits import Holdout
 
 OF = ("logits", "probabilities")
@@ -228,13 +229,13 @@ def diagnose_table(
 def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
     """A run of this library: estimated on its validation users, judged on the first test users.
 
-    Over the items that may be recommended by the run's protocol; p̂ as in `runs.probability`.
+    Over the items that may be recommended by the run's protocol; p̂ as in `ranking.probability`.
     InputError for BPR, which has none.
     """
     if run.settings.loss == "bpr":
         raise InputError("BPR learns differences of scores: there is no p̂ to diagnose.")
     split, known = run.data.split, None
-    if run.settings.loss in runs.BERNOULLI and not run.settings.normalised:
+    if run.settings.loss in BERNOULLI and not run.settings.normalised:
         # One α only: where each item has its own, no single offset is the theorem's.
         known = run.fixed_point if np.ndim(run.fixed_point[0]) == 0 else None
     fit, judged = (_of_run(run, held) for held in (split.validation, split.test.first(users)))

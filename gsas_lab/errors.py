@@ -1,8 +1,23 @@
 """The one exception that speaks to users."""
 
+LONGEST = 300  # characters of a message
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: one sentence that says what, where and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Whatever was quoted in it
+    (a file's name, a cell's content), its text is one line of at most LONGEST characters without
+    control characters: a longer one loses its middle, since the start says where and the end what
+    to do.
     """
+
+    def __init__(self, message: object) -> None:
+        text = "".join(
+            c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+            for c in str(message)
+        )
+        text = " ".join(text.split())
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST * 3 // 5 - 3]} … {text[-LONGEST * 2 // 5 :]}"
+        super().__init__(text)

@@ -22,7 +22,8 @@ from IPython.display import display
 
 from gsas_lab.errors import InputError
 from gsas_lab.figures import BLUE, CELLS, GREY, MEMORY, Tables, size, styles
-from gsas_lab.runs import Data, Outcome
+from gsas_lab.ranking import Outcome
+from gsas_lab.runs import Data
 from gsas_lab.theory import BYTES, logits_bytes
 
 _SYMBOL = {  # matplotlib's markers and lines in plotly's words

@@ -1,7 +1,7 @@
 """The paper's numbers as tables: what it prints, to be laid beside what is measured here.
 
 Petrov & Macdonald, RecSys 2023 (docs/paper.md). Systems are named as in `recipes`, metrics as in
-`recipes.summary`. NaN stands where the paper gives no number. Figures are known only where its text
+`evidence.summary`. NaN stands where the paper gives no number. Figures are known only where its text
 quotes them; nothing was read off a plot.
 """
 

@@ -1,10 +1,19 @@
-"""Scores -> the target's rank over the whole catalogue."""
+"""A model and held-out users -> ranks of their targets over the whole catalogue, Σp, first items."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from gsas_lab import metrics
+from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
+from gsas_lab.splits import Holdout, Split
 
+_SCORES = 1 << 25  # held at once at evaluation: 128 MB
 _BLOCK = 2**21  # scores compared at once: three masks of 2 MiB stay in a core's cache
 
 
@@ -64,3 +73,99 @@ def _check_ids(name: str, ids: Tensor, low: int, high: int) -> None:
             f"{name} must lie between {low} and {high - 1}, "
             f"not between {int(ids.min())} and {int(ids.max())}."
         )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model says of each user of a holdout, and where the target ended up."""
+
+    ranks: np.ndarray  # (n,) rank of the target, 1-based
+    sums: np.ndarray  # (n,) Σp over the whole catalogue, seen items included
+    items: np.ndarray  # (n, K) the first K items of the ranking
+    prob: np.ndarray  # (n, K) their predicted probabilities, highest first
+
+
+def probability(scores: Tensor, normalised: bool) -> Tensor:
+    """p̂ from scores (..., n): their softmax where that is what was learned, σ(s) otherwise."""
+    return scores.softmax(-1) if normalised else scores.sigmoid()
+
+
+def examine(
+    model: Any,
+    holdout: Holdout,
+    exclude_seen: bool,
+    top: int = 100,
+    normalised: bool = False,
+) -> Outcome:
+    """Rank the whole catalogue for each user of a holdout, by `rank_of_targets`.
+
+    model: anything with `n_items`, `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
+    exclude_seen: the history's items do not compete (the target always does). normalised: whether
+    p̂ is a softmax over the catalogue, see `probability`.
+    """
+    found, order_of_rows = [], []
+    for scores, rows in score_in_batches(model, holdout):
+        order_of_rows.append(rows)
+        seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
+        rank = rank_of_targets(scores, targets, seen_rows, seen_items)
+        prob = probability(scores, normalised)  # column 0: scores are −inf, so 0
+        sums = prob.sum(1, dtype=torch.float64)
+        own = prob.gather(1, targets[:, None])
+        prob[seen_rows, seen_items] = -1.0
+        prob.scatter_(1, targets[:, None], own)
+        # By score and not by probability, which is exactly 1.0 for many items at once.
+        order = torch.where(prob < 0, -torch.inf, scores).topk(min(top, scores.shape[1] - 1))
+        found.append((rank, sums, order.indices, prob.gather(1, order.indices)))
+    back = np.argsort(np.concatenate(order_of_rows))
+    columns = [torch.cat(column).numpy()[back] for column in zip(*found, strict=True)]
+    return Outcome(*columns)
+
+
+def ranks(model: Any, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
+    """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time."""
+    found = np.empty(len(holdout.users), np.int64)
+    for scores, rows in score_in_batches(model, holdout):
+        seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
+        found[rows] = rank_of_targets(scores, targets, seen_rows, seen_items)
+    return found
+
+
+def _seen(holdout: Holdout, rows: np.ndarray, exclude_seen: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(row, item) pairs of seen items of some users, none if they are kept, and the targets."""
+    targets = torch.from_numpy(holdout.targets[rows])
+    if not exclude_seen:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return nothing, nothing, targets
+    seen = holdout.subset(rows).histories
+    items = torch.from_numpy(seen.items.astype(np.int64))
+    return torch.from_numpy(np.repeat(np.arange(len(rows)), seen.lengths)), items, targets
+
+
+def evaluate(
+    model: Any,
+    split: Split,
+    cutoffs: tuple[int, ...] = (1, 10),
+    exclude_seen: bool | None = None,
+) -> dict[str, float]:
+    """Test metrics over the whole catalogue: recall@K, ndcg@max K. None: as the split's protocol."""
+    exclude = split.protocol.exclude_seen if exclude_seen is None else exclude_seen
+    return metrics.summary(ranks(model, split.test, exclude), cutoffs)
+
+
+@torch.no_grad()
+def score_in_batches(model: Any, holdout: Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), each row once, longest first.
+
+    Rows of about one length share a batch, so that little padding is computed: 128 rows, or as many
+    as have _SCORES scores in a catalogue of a million.
+    """
+    rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
+    device = getattr(model, "table", torch.empty(0)).device
+    order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
+    for start in range(0, len(order), rows_at_once):
+        rows = order[start : start + rows_at_once]
+        if getattr(model, "by_user", False):
+            given = torch.from_numpy(holdout.users[rows])
+        else:
+            given = pad_right([holdout.histories[row] for row in rows], model.max_length)
+        yield model.score(given.to(device)).cpu(), rows

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gsas_lab import metrics, paper, runs, sweeps
+from gsas_lab import files, metrics, paper, runs, sweeps
 from gsas_lab.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SWEEPS = runs.ROOT / "notebooks" / "sweeps"
-REFERENCE = runs.ROOT / "outputs" / "reference"
+SWEEPS = files.ROOT / "notebooks" / "sweeps"
+REFERENCE = files.ROOT / "outputs" / "reference"
 IN_PAPER = {"ml-1m": "MovieLens-1M"}  # the paper's name of the data sets that it has as well
 _COLUMNS = {
     "profile": "profile", "model": "model", "loss": "loss", "sampler": "sampler", "k": "k",

@@ -4,20 +4,18 @@ A `Settings` object is the command line, the notebooks' parameters and the recor
 found again by the hash of its settings and of the data file.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import math
-import os
 import platform
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,197 +25,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from gsas_lab import distributed, interactions, metrics, ranking, samplers, splits, theory, training
+from gsas_lab import (
+    distributed,
+    files,
+    interactions,
+    metrics,
+    ranking,
+    samplers,
+    splits,
+    theory,
+    training,
+)
 from gsas_lab.baselines import MF, Popularity
-from gsas_lab.batches import WINDOWS, Pairs, Task, Windows, pad_right
-from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
+from gsas_lab.batches import Pairs, Task, Windows, pad_right
+from gsas_lab.encoders import BERT4Rec, SASRec
 from gsas_lab.errors import InputError
+from gsas_lab.settings import BERNOULLI, Settings
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
-MODELS = ("sasrec", "bert4rec", "mf", "popularity")
-BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
-_SCORES = 1 << 25  # held at once at evaluation: 128 MB
 FORMAT = 3  # of run folders: a change that alters results counts it up
-
-
-def _option(default: Any, text: str, choices: tuple = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One experiment. The defaults are the paper's SASRec; see `recipes` for the others."""
-
-    dataset: str = _option(
-        "known-truth", "known-truth, known-truth-small, ml-1m, beauty, video-games, or a file"
-    )
-    min_user: int = _option(1, "drop users with fewer interactions")
-    min_item: int = _option(1, "drop items with fewer interactions")
-    split: str = _option("paper", "what is held out, see splits.py", splits.VARIANTS)
-    validation_users: int = _option(512, "users whose second-last item chooses the weights")
-    exclude_seen: bool | None = _option(
-        None, "leave seen items out of the ranking; none: as the data set's convention"
-    )
-    model: str = _option("sasrec", "what recommends: see encoders.py and baselines.py", MODELS)
-    block: str = _option("paper", "Transformer block, see encoders.py", BLOCKS)
-    d: int = _option(128, "width of embeddings and hidden states")
-    blocks: int = _option(2, "Transformer blocks")
-    heads: int = _option(1, "attention heads")
-    max_length: int = _option(200, "longest history that is read")
-    dropout: float = _option(0.5, "dropped share, 0…1")
-    tied: bool = _option(False, "score with the table that reads items")
-    loss: str = _option("bce", "training loss", training.LOSSES)
-    k: int = _option(1, "negatives per positive (sampled losses)")
-    t: float = _option(0.0, "calibration of gbce: 0 = BCE, 1 = the true probability")
-    sampler: str = _option("positive-excluded", "what a negative is", samplers.SAMPLERS)
-    power: float = _option(1.0, "popularity to this power (sampler popularity)")
-    logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
-    masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
-    theory_start: bool = _option(
-        False, "start a scalar output bias where Theorem 5.1 puts an average item (Transformers)"
-    )
-    windows: str = _option("last", "train on each user's last window or on all", WINDOWS)
-    epochs: int = _option(10_000, "at most so many passes")
-    patience: int = _option(200, "epochs without a better validation NDCG@10 before stopping")
-    batch_size: int = _option(128, "users (windows) a step")
-    lr: float = _option(1e-3, "AdamW's learning rate")
-    weight_decay: float = _option(0.0, "AdamW's weight decay")
-    warmup: float = _option(0.0, "share of the epochs in which lr rises")
-    cooldown: float = _option(0.0, "share of the epochs, at the end, in which lr falls to 0")
-    precision: str = _option("float32", "of the encoder's products", training.PRECISIONS)
-    seed: int = _option(1, "of weights, order, negatives and dropout")
-    device: str = _option("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value, choices = getattr(self, item.name), item.metadata["choices"]
-            if not _fits(value, item.type):
-                raise InputError(
-                    f"{item.name} = {value!r} is not of type {_type_name(item.type)}: "
-                    f"{item.metadata['help']}."
-                )
-            if choices and value not in choices:
-                raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
-            if item.type is float:  # so that t = 1 and t = 1.0 are one run
-                object.__setattr__(self, item.name, float(value))
-        ranges: dict[str, tuple[float, float]] = {
-            "t": (0, 1),
-            "power": (0, math.inf),
-            "masked": (0, 1),
-            "dropout": (0, 0.99),
-            "warmup": (0, 1),
-            "cooldown": (0, 1),
-            "lr": (0, math.inf),
-            "weight_decay": (0, math.inf),
-            **{name: (1, math.inf) for name in _AT_LEAST_ONE},
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise InputError(
-                    f"{name} = {getattr(self, name)} lies outside [{low}, {high}]: "
-                    f"{self.__dataclass_fields__[name].metadata['help']}."
-                )
-        if self.model == "bert4rec" and self.max_length < 2:
-            raise InputError(
-                "max_length = 1 leaves BERT4Rec no place for the mask: choose 2 or more."
-            )
-        if self.model == "mf" and self.sampler == "history-excluded":
-            raise InputError("model = 'mf' reads no windows: choose another sampler.")
-        if self.logq and self.loss in ("softmax", "expected_gbce", "bpr"):
-            raise InputError(f"loss = '{self.loss}' has nothing to correct: leave logq at False.")
-        if self.loss == "expected_gbce" and self.sampler in _UNEVEN:
-            raise InputError(
-                f"loss = 'expected_gbce' is the mean over uniform draws, not over sampler = "
-                f"'{self.sampler}': choose positive-excluded or whole-catalogue."
-            )
-
-    @property
-    def name(self) -> str:
-        """The system's name in the paper's words."""
-        if self.model == "popularity":
-            return "Popularity"
-        base = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF"}[self.model]
-        k, t = f"k = {self.k}", f"t = {self.t:g}"
-        if self.model == "mf":
-            told = "MF-BPR" if self.loss == "bpr" else f"MF, {self.loss.replace('_', ' ')}, {k}"
-        elif self.loss == "bce":
-            told = base if (base, self.k) == ("SASRec", 1) else f"{base}, BCE, {k}"
-        elif self.loss in ("gbce", "expected_gbce") and base == "SASRec":
-            told = "gSASRec" + ("" if self.k == 256 else f", {k}")
-            told += "" if (self.k, self.t) == (256, 0.75) and self.loss == "gbce" else f", {t}"
-        elif self.loss in ("gbce", "expected_gbce"):
-            told = f"{base}, gBCE, {k}, {t}"
-        elif self.loss == "softmax":
-            told = f"{base}, softmax" if base == "SASRec" else base
-        else:
-            told = f"{base}, {self.loss.replace('_', ' ')}"
-            told += "" if (base, self.k) == ("SASRec", 16) else f", {k}"
-        told += ", expected loss" if self.loss == "expected_gbce" else ""
-        if self.sampler not in ("positive-excluded", "whole-catalogue"):
-            told += f", {self.sampler.replace('-', ' ')} negatives"
-        return told + (", logQ" if self.logq else "")
-
-    @property
-    def normalised(self) -> bool:
-        """Is p̂ a softmax over the catalogue?
-
-        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and for
-        Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own
-        normaliser is a random sample of the catalogue.
-        """
-        if self.model == "popularity":
-            return True
-        return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
-
-    def beta(self, n_items: int) -> float:
-        """β of Eq. (27) among n_items items; 1 for the losses without one."""
-        if self.loss not in ("gbce", "expected_gbce"):
-            return 1.0
-        return float(theory.beta_from_t(self.t, theory.alpha(self.k, n_items)))
-
-
-_UNEVEN = ("popularity", "in-batch", "history-excluded")  # samplers that prefer some items
-_AT_LEAST_ONE = (
-    "min_user min_item validation_users d blocks heads max_length k epochs patience batch_size"
-).split()
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind).replace("None", "none"))
-
-
-def from_parameters(
-    namespace: dict[str, Any], base: Settings, also: tuple[str, ...] = ()
-) -> Settings:
-    """A notebook's parameters over a recipe; an unknown one is an error (papermill only warns).
-
-    namespace: globals() right after the parameters cell. Every plain value in it (number, string,
-    truth value, None) must be a field of Settings or one of `also`.
-    """
-    plain = (int, float, str, bool, type(None))
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_") and isinstance(value, plain)
-    }
-    known = {item.name for item in fields(Settings)}
-    unknown = sorted(set(given) - known - set(also))
-    if unknown:
-        raise InputError(
-            f"Unknown parameter '{unknown[0]}': this notebook knows "
-            f"{', '.join(sorted({*also} | known))}."
-        )
-    return Settings(**asdict(base) | {name: given[name] for name in given if name in known})
 
 
 @dataclass(frozen=True)
@@ -288,7 +114,7 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The best weights, on CPU, ready to score."""
-        saved = training.read_checkpoint(self.folder / "model.pt", self.folder.name)
+        saved = files.read_checkpoint(self.folder / "model.pt", self.folder.name)
         model = build(self.settings, self.data.split)
         model.load_state_dict(saved["model"])
         return model.eval()
@@ -299,13 +125,13 @@ class Run:
         Column i − 1 is item i: padding has no column. For a few thousand users at a time.
         """
         found = np.empty((len(holdout.users), self.data.split.n_items), np.float32)
-        for scores, rows in score_in_batches(self.model, holdout):
+        for scores, rows in ranking.score_in_batches(self.model, holdout):
             found[rows] = scores[:, 1:]
         return found
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """p̂ of scores (n, n_items): see `probability`."""
-        return probability(torch.from_numpy(scores), self.settings.normalised).numpy()
+        """p̂ of scores (n, n_items): see `ranking.probability`."""
+        return ranking.probability(torch.from_numpy(scores), self.settings.normalised).numpy()
 
     @torch.no_grad()
     def recommend(
@@ -355,10 +181,10 @@ class Run:
         )
 
     @cached_property
-    def outcome(self) -> "Outcome":
+    def outcome(self) -> ranking.Outcome:
         """Ranks, Σp and the first items of all test users, under the run's protocol."""
         split = self.data.split
-        return examine(
+        return ranking.examine(
             self.model, split.test, split.protocol.exclude_seen, normalised=self.settings.normalised
         )
 
@@ -389,11 +215,6 @@ def identity(settings: Settings, data: Data) -> str:
     record = json.dumps([FORMAT, told, data.interactions.sha256], sort_keys=True)
     kind = settings.model if settings.model == "popularity" else f"{settings.model}-{settings.loss}"
     return f"{kind}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
-
-
-def runs_folder() -> Path:
-    """$GSAS_LAB_RUNS, or outputs/runs in the project."""
-    return Path(os.environ.get("GSAS_LAB_RUNS", ROOT / "outputs" / "runs"))
 
 
 def build(settings: Settings, split: splits.Split) -> Any:
@@ -453,7 +274,7 @@ def train(
     """
     data = load_data(settings)
     name = identity(settings, data)
-    folder = runs_folder() / name
+    folder = files.runs_folder() / name
     if distributed.from_first((folder / "metrics.json").exists):
         return Run(settings, folder)
     device = choose_device(settings.device)
@@ -462,7 +283,7 @@ def train(
         settings.loss, settings.k, settings.beta(n_items), drawn, n_items, settings.logq
     )
     model = build(settings, data.split).to(device)
-    with locked(folder) if distributed.first() else nullcontext():
+    with files.locked(folder) if distributed.first() else nullcontext():
         done = distributed.from_first((folder / "metrics.json").exists)
         if not done:  # another process may have ended it just now
             _train(settings, data, model, device, loss, folder, on_epoch)
@@ -480,16 +301,16 @@ def _train(
 ) -> None:
     name = folder.name
     if distributed.first():
-        write_json(folder / "settings.json", asdict(settings))
-        write_json(folder / "protocol.json", data.split.protocol.as_dict())
-        write_json(folder / "environment.json", environment(device))
+        files.write_json(folder / "settings.json", asdict(settings))
+        files.write_json(folder / "protocol.json", data.split.protocol.as_dict())
+        files.write_json(folder / "environment.json", environment(device))
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
     started = time.perf_counter()
 
     def validate(m: Any) -> float:
-        return float(metrics.ndcg(ranks(m, held, exclude), 10).mean())
+        return float(metrics.ndcg(ranking.ranks(m, held, exclude), 10).mean())
 
     if settings.model == "popularity":  # nothing is learned
         progress = training.Progress(best=validate(model))
@@ -510,7 +331,7 @@ def _train(
     if not distributed.first():
         return
     history = pd.DataFrame(progress.history, columns=training.HISTORY)
-    outcome = examine(model, data.split.test, exclude, normalised=settings.normalised)
+    outcome = ranking.examine(model, data.split.test, exclude, normalised=settings.normalised)
     low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
     pairwise = settings.loss == "bpr"  # whose scores say nothing alone, so that there is no p̂
     result: dict[str, Any] = metrics.summary(outcome.ranks)
@@ -527,12 +348,14 @@ def _train(
         "device": str(device),
         "processes": distributed.processes(),
     }
-    training.write_checkpoint(folder / "model.pt", {"identity": name, "model": model.state_dict()})
-    write(folder / "history.csv", history.to_csv(index=False).encode())
+    files.write_checkpoint(folder / "model.pt", {"identity": name, "model": model.state_dict()})
+    files.write(folder / "history.csv", history.to_csv(index=False).encode())
     saved = io.BytesIO()
     np.save(saved, outcome.ranks.astype(np.int32))
-    write(folder / "ranks.npy", saved.getvalue())
-    write_json(folder / "metrics.json", result)  # last: its presence says that the run is whole
+    files.write(folder / "ranks.npy", saved.getvalue())
+    files.write_json(
+        folder / "metrics.json", result
+    )  # last: its presence says that the run is whole
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
@@ -543,7 +366,9 @@ def load(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"There is no run folder {folder}: runs are kept in {runs_folder()}.")
+        raise InputError(
+            f"There is no run folder {folder}: runs are kept in {files.runs_folder()}."
+        )
     if not (folder / "metrics.json").exists():
         raise InputError(f"{folder} holds no finished run: train it to its end first.")
     try:
@@ -588,85 +413,6 @@ def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list
         torch.set_num_threads(threads)  # of threads that are still to come
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a model says of each user of a holdout, and where the target ended up."""
-
-    ranks: np.ndarray  # (n,) rank of the target, 1-based
-    sums: np.ndarray  # (n,) Σp over the whole catalogue, seen items included
-    items: np.ndarray  # (n, K) the first K items of the ranking
-    prob: np.ndarray  # (n, K) their predicted probabilities, highest first
-
-
-def probability(scores: Tensor, normalised: bool) -> Tensor:
-    """p̂ from scores (..., n): their softmax where that is what was learned, σ(s) otherwise."""
-    return scores.softmax(-1) if normalised else scores.sigmoid()
-
-
-def examine(
-    model: Any,
-    holdout: splits.Holdout,
-    exclude_seen: bool,
-    top: int = 100,
-    normalised: bool = False,
-) -> Outcome:
-    """Rank the whole catalogue for each user of a holdout, by `ranking.rank_of_targets`.
-
-    model: anything with `n_items`, `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
-    exclude_seen: the history's items do not compete (the target always does). normalised: whether
-    p̂ is a softmax over the catalogue, see `probability`.
-    """
-    found, order_of_rows = [], []
-    for scores, rows in score_in_batches(model, holdout):
-        order_of_rows.append(rows)
-        seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
-        rank = ranking.rank_of_targets(scores, targets, seen_rows, seen_items)
-        prob = probability(scores, normalised)  # column 0: scores are −inf, so 0
-        sums = prob.sum(1, dtype=torch.float64)
-        own = prob.gather(1, targets[:, None])
-        prob[seen_rows, seen_items] = -1.0
-        prob.scatter_(1, targets[:, None], own)
-        # By score and not by probability, which is exactly 1.0 for many items at once.
-        order = torch.where(prob < 0, -torch.inf, scores).topk(min(top, scores.shape[1] - 1))
-        found.append((rank, sums, order.indices, prob.gather(1, order.indices)))
-    back = np.argsort(np.concatenate(order_of_rows))
-    columns = [torch.cat(column).numpy()[back] for column in zip(*found, strict=True)]
-    return Outcome(*columns)
-
-
-def ranks(model: Any, holdout: splits.Holdout, exclude_seen: bool) -> np.ndarray:
-    """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time."""
-    found = np.empty(len(holdout.users), np.int64)
-    for scores, rows in score_in_batches(model, holdout):
-        seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
-        found[rows] = ranking.rank_of_targets(scores, targets, seen_rows, seen_items)
-    return found
-
-
-def _seen(
-    holdout: splits.Holdout, rows: np.ndarray, exclude_seen: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(row, item) pairs of seen items of some users, none if they are kept, and the targets."""
-    targets = torch.from_numpy(holdout.targets[rows])
-    if not exclude_seen:
-        nothing = torch.empty(0, dtype=torch.int64)
-        return nothing, nothing, targets
-    seen = holdout.subset(rows).histories
-    items = torch.from_numpy(seen.items.astype(np.int64))
-    return torch.from_numpy(np.repeat(np.arange(len(rows)), seen.lengths)), items, targets
-
-
-def evaluate(
-    model: Any,
-    split: splits.Split,
-    cutoffs: tuple[int, ...] = (1, 10),
-    exclude_seen: bool | None = None,
-) -> dict[str, float]:
-    """Test metrics over the whole catalogue: recall@K, ndcg@max K. None: as the split's protocol."""
-    exclude = split.protocol.exclude_seen if exclude_seen is None else exclude_seen
-    return metrics.summary(ranks(model, split.test, exclude), cutoffs)
-
-
 def true_probabilities(data: Data, holdout: splits.Holdout) -> np.ndarray:
     """P(i | history) of a known-truth world for each user of a holdout: (n, n_items)."""
     world = data.interactions.world
@@ -677,25 +423,6 @@ def true_probabilities(data: Data, holdout: splits.Holdout) -> np.ndarray:
     longest = int(holdout.histories.lengths.max())
     rows = [holdout.histories[row] for row in range(len(holdout.users))]
     return world.probability(pad_right(rows, longest).numpy())[:, 1:]
-
-
-@torch.no_grad()
-def score_in_batches(model: Any, holdout: splits.Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), each row once, longest first.
-
-    Rows of about one length share a batch, so that little padding is computed: 128 rows, or as many
-    as have _SCORES scores in a catalogue of a million.
-    """
-    rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
-    device = getattr(model, "table", torch.empty(0)).device
-    order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
-    for start in range(0, len(order), rows_at_once):
-        rows = order[start : start + rows_at_once]
-        if getattr(model, "by_user", False):
-            given = torch.from_numpy(holdout.users[rows])
-        else:
-            given = pad_right([holdout.histories[row] for row in rows], model.max_length)
-        yield model.score(given.to(device)).cpu(), rows
 
 
 def choose_device(name: str) -> torch.device:
@@ -730,7 +457,9 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", str(files.ROOT), *words], capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     try:
@@ -743,54 +472,3 @@ def _commit() -> str:
 def _schedule(settings: Settings) -> training.Schedule:
     names = {item.name for item in fields(training.Schedule)}
     return training.Schedule(**{n: v for n, v in asdict(settings).items() if n in names})
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a folder and be the only process to work in it; InputError if another one does.
-
-    The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
-    locks nothing.
-    """
-    path = folder / "lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}): check the disk."
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"{folder} is being worked on by process {file.read() or 'unknown'}: wait until it "
-                "ends, or stop it; the same call then goes on."
-            ) from None
-        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise InputError(f"{folder} was just left by another process: start again.")
-        file.truncate(0)
-        print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)
-        yield
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """`write` of a dictionary as JSON."""
-    write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write(path: Path, content: bytes) -> None:
-    """All or nothing: a reader sees the old file or the new one. InputError on a full disk."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path} could not be written ({error.strerror}): free some disk space or choose "
-            "another folder; what was finished before is kept."
-        ) from error

@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import recipes, runs
+from gsas_lab import files, recipes, runs
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
 from gsas_lab.training import HISTORY
@@ -116,7 +116,7 @@ def folder_of(grid: str, /, **over: Any) -> Path:
     """Where a sweep is kept if nobody says where: outputs/<grid>-<what is given over its file>."""
     parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "")]
     parts += [f"{name}={value}" for name, value in over.items()]
-    return runs.ROOT / "outputs" / "-".join(filter(None, parts))
+    return files.ROOT / "outputs" / "-".join(filter(None, parts))
 
 
 def _settings(choice: dict[str, Any]) -> Settings:
@@ -202,7 +202,7 @@ def run(
     folder = Path(folder)
     if at_once is not None and at_once < 1:
         raise InputError(f"at_once = {at_once}: choose 1 or more.")
-    with runs.locked(folder):
+    with files.locked(folder):
         record: dict[str, Any] = {}
         jobs: dict[str, _Job] = {}  # by name; two names of the same settings share one
         by_run: dict[str, _Job] = {}
@@ -218,10 +218,10 @@ def run(
             jobs[name] = by_run.setdefault(found, _Job(settings, found))
             record[name] |= {"run": found, "protocol": data.split.protocol.as_dict()}
         for job in by_run.values():
-            if (runs.runs_folder() / job.run / "metrics.json").exists():
+            if (files.runs_folder() / job.run / "metrics.json").exists():
                 job.ends("found")
         environment = runs.environment(runs.choose_device("auto"))
-        runs.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
+        files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
 
         waiting = [job for job in by_run.values() if job.open]
         tell = _teller(jobs, show or _screen())
@@ -240,17 +240,17 @@ def run(
         if importlib.util.find_spec("pyarrow"):
             content = io.BytesIO()
             table.to_parquet(content, index=False)
-            runs.write(folder / "results.parquet", content.getvalue())
+            files.write(folder / "results.parquet", content.getvalue())
         trained = {
-            name: runs.Run(job.settings, runs.runs_folder() / job.run)
+            name: runs.Run(job.settings, files.runs_folder() / job.run)
             for name, job in jobs.items()
             if job.run and not job.error
         }
         histories = [run.history.assign(name=name) for name, run in trained.items()]
-        runs.write(folder / "histories.csv", _together(histories).to_csv(index=False).encode())
-        runs.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
+        files.write(folder / "histories.csv", _together(histories).to_csv(index=False).encode())
+        files.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
         # Last: it says that the sweep is whole.
-        runs.write(folder / "results.csv", table.to_csv(index=False).encode())
+        files.write(folder / "results.csv", table.to_csv(index=False).encode())
     return table
 
 
@@ -258,7 +258,7 @@ def _row(job: _Job) -> dict[str, Any]:
     row = {"run": job.run, "state": "failed" if job.error else "done"}
     row |= {"profile": recipes.profile_of(job.settings)} | asdict(job.settings)
     if job.run and not job.error:
-        trained = runs.Run(job.settings, runs.runs_folder() / job.run)
+        trained = runs.Run(job.settings, files.runs_folder() / job.run)
         for key, value in trained.metrics.items():
             if isinstance(value, list):  # an interval
                 row |= {f"{key} low": value[0], f"{key} high": value[1]}
@@ -301,7 +301,7 @@ class _Worker:
         self.gpu = gpu
         self.connection, theirs = Pipe()
         own = {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(runs.ROOT), os.getenv("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(files.ROOT), os.getenv("PYTHONPATH")])),
             "OMP_NUM_THREADS": str(threads),
             "TQDM_DISABLE": "1",  # the parent shows the progress
         }

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, fused, triton_kernels
+from gsas_lab import distributed, files, fused, triton_kernels
 from gsas_lab.batches import Batch, Task
 from gsas_lab.encoders import Dropout
 from gsas_lab.errors import InputError
@@ -145,7 +145,7 @@ def fit(
     step = Step(model, loss, schedule)
     progress, best_weights = Progress(), copy.deepcopy(model.state_dict())
     if checkpoint.exists():
-        saved = read_checkpoint(checkpoint, identity)
+        saved = files.read_checkpoint(checkpoint, identity)
         model.load_state_dict(saved["model"])
         step.load(saved["optimizer"])
         progress, best_weights = Progress(**saved["progress"]), saved["best"]
@@ -192,7 +192,7 @@ def fit(
             progress.best, progress.best_epoch = ndcg, progress.epoch
             best_weights = copy.deepcopy(model.state_dict())
         if distributed.first():
-            write_checkpoint(
+            files.write_checkpoint(
                 checkpoint,
                 {
                     "identity": identity,
@@ -348,42 +348,6 @@ def _ahead(made: Iterator[Batch], on_gpu: bool) -> Iterator[Batch]:
         while (batch := waiting.popleft().result()) is not None:
             waiting.append(worker.submit(prepare))
             yield batch
-
-
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write all or nothing: a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path} could not be written ({error}): free some disk space or choose another "
-            "folder; what was trained up to the last checkpoint is kept."
-        ) from error
-
-
-def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
-    """Read weights only: nothing in the file can run code. InputError if it is cut or another's."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["identity"]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: train the run first.") from None
-    except Exception as error:  # torch raises a different one for every way a file can be broken
-        raise InputError(
-            f"{path} is not a whole checkpoint of gsas-lab: delete it and train again."
-        ) from error
-    if found != identity:
-        raise InputError(
-            f"{path} belongs to another model or data set ({found}, not {identity}): "
-            "delete it or use another run folder."
-        )
-    return content
 
 
 def _bar(epochs: int, done: int, label: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from gsas_lab import runs, splits
 from gsas_lab.interactions import from_world
+from gsas_lab.settings import Settings
 from gsas_lab.worlds import World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +20,16 @@ if SHARED_DATA.is_dir():
 
 # What no package can bring: an accelerator, or data that may not be redistributed.
 EXCUSES = ("CUDA", "MPS") if SHARED_DATA.is_dir() else ("CUDA", "MPS", "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=200, help="random inputs of each kind")
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest) -> int:
+    """How many random inputs a test in tests/fuzz tries; `make fuzz` asks for many."""
+    return request.config.getoption("--fuzz")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,13 +84,13 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> runs.Settings:
+def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     """Settings of a run that takes a second, in a world of its own and with a fresh run folder."""
     data = from_world(World(n_users=300, length=12, n_items=60, n_genres=5, seed=7))
     split = splits.leave_one_out(data, validation_users=50)
     monkeypatch.setattr(runs, "load_data", lambda settings: runs.Data(data, split))
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
-    return runs.Settings(
+    return Settings(
         d=16,
         blocks=1,
         max_length=12,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsas_lab import runs
+from gsas_lab import ranking, runs
 from gsas_lab.baselines import MF, Popularity
 from gsas_lab.errors import InputError
 
@@ -24,7 +24,7 @@ def test_popularity_ranks_by_training_counts(small_world):
 def test_popularity_is_a_run_without_epochs(small_world):
     run = runs.train(replace(small_world, model="popularity"))
     split = run.data.split
-    direct = runs.evaluate(Popularity(split.train, split.n_items), split)
+    direct = ranking.evaluate(Popularity(split.train, split.n_items), split)
     assert run.metrics["ndcg@10"] == direct["ndcg@10"]
     assert (run.metrics["epochs"], run.metrics["training seconds"]) == (0, 0)
     assert run.metrics["mean sum of p"] == pytest.approx(1, rel=1e-5)
@@ -38,8 +38,8 @@ def test_mf_scores_each_user_by_their_own_vector(small_world):
     split = runs.load_data(small_world).split
     model = MF(len(split.train), split.n_items, d=8)
     test = split.test.subset([5, 17, 2])
-    scores = np.concatenate([s.detach() for s, _ in runs.score_in_batches(model, test)])
-    rows = np.concatenate([rows for _, rows in runs.score_in_batches(model, test)])
+    scores = np.concatenate([s.detach() for s, _ in ranking.score_in_batches(model, test)])
+    rows = np.concatenate([rows for _, rows in ranking.score_in_batches(model, test)])
     expected = model.user_embedding.weight[[5, 17, 2]] @ model.table.T
     np.testing.assert_allclose(scores[np.argsort(rows)][:, 1:], expected[:, 1:].detach(), rtol=1e-5)
     assert (scores[:, 0] == -np.inf).all()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import batches, distributed
+from gsas_lab import batches, distributed, files
 from gsas_lab.errors import InputError
 from gsas_lab.splits import Histories
 
@@ -44,12 +44,12 @@ with distributed.group(torch.device("cpu")):
 """
 KILLED = """
 import os, signal, sys
-from gsas_lab import __main__ as command_line, training
-write = training.write_checkpoint
+from gsas_lab import __main__ as command_line, files
+write = files.write_checkpoint
 def killed(path, content):
     write(path, content)
     os.kill(os.getpid(), signal.SIGKILL)
-training.write_checkpoint = killed
+files.write_checkpoint = killed
 sys.exit(command_line.main(sys.argv[1:]))
 """
 STUCK = """
@@ -93,7 +93,7 @@ def torchrun(folder, runs, *words):
 
 def environment(folder, runs):
     ours = {"GSAS_LAB_RUNS": folder / runs, "GSAS_LAB_CACHE": folder / "cache"}
-    ours |= {"OMP_NUM_THREADS": 1, "PYTHONPATH": command_line.runs.ROOT}
+    ours |= {"OMP_NUM_THREADS": 1, "PYTHONPATH": files.ROOT}
     return os.environ | {name: str(value) for name, value in ours.items()}
 
 

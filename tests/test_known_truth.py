@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gsas_lab import calibration, recipes, runs, theory
+from gsas_lab import calibration, evidence, recipes, runs, theory
 
 TOLERANCE = {"SASRec": 0.06, "gSASRec": 0.03, "gSASRec, t = 1": 0.02}  # of the mean σ in a bin
 
@@ -46,7 +46,7 @@ def test_sasrec_is_overconfident_and_the_inverse_of_the_theorem_repairs_it(truth
 
 @pytest.fixture(scope="module")
 def proof():
-    return recipes.proof()
+    return evidence.proof()
 
 
 def test_in_the_small_world_every_learned_probability_follows_the_theorem(proof):
@@ -69,7 +69,7 @@ def test_the_collision_rules_are_told_apart_by_what_is_learned(proof):
 def sampled():
     every = recipes.sampler_proofs()
     names = "popularity", "shared-sequence", "popularity, sampled softmax, logQ"
-    return recipes.proof(of={name: every[name] for name in names})
+    return evidence.proof(of={name: every[name] for name in names})
 
 
 def test_the_theorem_holds_for_any_proposal_with_its_own_rate_for_each_item(sampled):
@@ -118,7 +118,7 @@ def test_an_encoder_in_bfloat16_learns_the_same(proof):
 
 
 def test_recalibration_cures_and_moves_no_target(truth):
-    table = recipes.recalibration(runs.train(recipes.systems("known-truth")["SASRec"]))
+    table = evidence.recalibration(runs.train(recipes.systems("known-truth")["SASRec"]))
     assert table.loc["analytic", "ece"] < table.loc["raw σ(s)", "ece"] / 10
     assert table.loc["temperature", "ece"] > table.loc["raw σ(s)", "ece"] / 2  # no cure
     assert table.loc["analytic", "log_loss"] < table.loc["raw σ(s)", "log_loss"] / 10

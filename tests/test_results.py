@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from gsas_lab import paper, recipes, results, runs, sweeps
+from gsas_lab import files, paper, recipes, results, sweeps
 from gsas_lab.__main__ import main
 from gsas_lab.errors import InputError
+from gsas_lab.settings import Settings
 
 TINY = {
     "d": 8, "blocks": 1, "max_length": 8, "epochs": 1, "validation_users": 50, "device": "cpu",
@@ -63,7 +64,7 @@ def killed_and_continued(name, place):
         patch.setenv("GSAS_LAB_RUNS", str(place / f"{name}-runs"))
         command = [sys.executable, "-m", "gsas_lab", *words]
         quiet = subprocess.DEVNULL
-        with subprocess.Popen(command, cwd=runs.ROOT, stdout=quiet, stderr=quiet) as sweep:
+        with subprocess.Popen(command, cwd=files.ROOT, stdout=quiet, stderr=quiet) as sweep:
             while len(finished()) < 5:
                 assert sweep.poll() is None
                 time.sleep(0.02)
@@ -80,7 +81,7 @@ def killed_and_continued(name, place):
 
 def finished():
     """Finished runs, and when they were written."""
-    found = runs.runs_folder().glob("*/metrics.json")
+    found = files.runs_folder().glob("*/metrics.json")
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 
@@ -160,8 +161,8 @@ def test_the_profile_of_a_recipe_can_be_told(dataset):
 
 def test_a_sweep_has_a_folder_of_its_own_for_each_choice():
     folder = sweeps.folder_of("figure3", lr=0.01, dataset="data/my.csv", profile="small")
-    assert folder == runs.ROOT / "outputs" / "figure3-my-small-lr=0.01"
-    assert sweeps.folder_of("figure3") == runs.ROOT / "outputs" / "figure3"
+    assert folder == files.ROOT / "outputs" / "figure3-my-small-lr=0.01"
+    assert sweeps.folder_of("figure3") == files.ROOT / "outputs" / "figure3"
     others = [{"lr": 0.01}, {"lr": 0.02}, {"k": 8}, {"d": 8}]
     assert len({sweeps.folder_of("f", **over) for over in others}) == 4
 
@@ -302,7 +303,7 @@ def test_a_report_holds_all_that_made_its_numbers(mixed):
         assert f"{row['NDCG@10']:.4f}" in told
         assert f"{row['NDCG@10 low']:.4f}–{row['NDCG@10 high']:.4f}" in told
     settings = section(page, "Settings")
-    for setting in asdict(runs.Settings()):
+    for setting in asdict(Settings()):
         assert setting in settings
     assert "4096" in settings and "shared-sequence" in settings  # of one run alone
     assert "order of the file: it has no timestamps" in section(page, "Protocol")

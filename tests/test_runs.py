@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ import pytest
 import torch
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import metrics, recipes, runs, splits, theory
+from gsas_lab import files, metrics, ranking, recipes, runs, splits, theory
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
+from gsas_lab.settings import BERNOULLI, from_parameters
 
 OTHER = {
     "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
@@ -121,20 +121,19 @@ def test_what_is_no_run_of_this_version_is_not_loaded(small_world, damage, messa
 def test_a_full_disk_is_one_sentence_and_costs_no_training(small_world, monkeypatch, name):
     finished = runs.train(replace(small_world, epochs=1))
     before = {file: file.read_bytes() for file in finished.folder.iterdir()}
-    real = Path.write_bytes
+    real = os.replace
 
-    def write_bytes(path, content):
-        if path.name == f"{name}.partial":
-            real(path, content[:5])
+    def replace_file(partial, path):
+        if path.name == name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, content)
+        return real(partial, path)
 
     trained = []
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write_bytes)
+        patch.setattr(files.os, "replace", replace_file)
         with pytest.raises(InputError, match=f"{name} could not be written.*free some disk space"):
             runs.train(small_world, on_epoch=trained.append)
-    assert not list(runs.runs_folder().glob("*/*.partial"))
+    assert not list(files.runs_folder().glob("*/*.partial"))
     assert before == {file: file.read_bytes() for file in finished.folder.iterdir()}
     run = runs.train(small_world, on_epoch=trained.append)
     assert len(trained) == 3 == len(run.history), "no epoch is trained twice"
@@ -143,7 +142,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_training(small_world, monkeypa
 def test_one_process_trains_a_run_and_another_is_sent_away(small_world):
     run = runs.train(small_world)
     shutil.rmtree(run.folder)
-    with runs.locked(run.folder), pytest.raises(InputError, match=f"by process {os.getpid()} on "):
+    with files.locked(run.folder), pytest.raises(InputError, match=f"by process {os.getpid()} on "):
         runs.train(small_world)
     (run.folder / "lock").write_text("1234 on a machine that lost its power")
     assert runs.train(small_world).folder == run.folder
@@ -158,7 +157,7 @@ def test_a_whole_number_is_the_same_run_as_its_float(small_world):
 def test_the_recorded_metrics_are_those_of_the_kept_weights(small_world):
     run = runs.train(small_world)
     split = run.data.split
-    assert runs.evaluate(run.model, split)["ndcg@10"] == run.metrics["ndcg@10"]
+    assert ranking.evaluate(run.model, split)["ndcg@10"] == run.metrics["ndcg@10"]
     scores = run.scores(split.test)  # a literal ranking, one user at a time
     ranks = [
         1 + (row > row[target - 1]).sum() + (row[: target - 1] == row[target - 1]).sum()
@@ -175,7 +174,7 @@ def test_the_recorded_metrics_are_those_of_the_kept_weights(small_world):
 def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
     run = runs.train(small_world)
     held = run.data.split.test
-    filtered = runs.examine(run.model, held, exclude_seen=True, top=60)
+    filtered = ranking.examine(run.model, held, exclude_seen=True, top=60)
     scores = run.scores(held)
     for row in range(50):
         target, seen = held.targets[row], set(held.histories[row])
@@ -215,12 +214,12 @@ def test_too_many_negatives_leave_no_folder_behind(small_world, tmp_path):
 def test_a_catalogue_of_a_million_is_scored_a_few_users_at_a_time(small_world, monkeypatch):
     run = runs.train(small_world)
     test = run.data.split.test
-    whole, at_once = runs.ranks(run.model, test, True), []
-    monkeypatch.setattr(runs, "_SCORES", 7 * (run.model.n_items + 1))
-    for _, rows in runs.score_in_batches(run.model, test):
+    whole, at_once = ranking.ranks(run.model, test, True), []
+    monkeypatch.setattr(ranking, "_SCORES", 7 * (run.model.n_items + 1))
+    for _, rows in ranking.score_in_batches(run.model, test):
         at_once.append(len(rows))
     assert max(at_once) == 7 and sum(at_once) == len(test.users)
-    np.testing.assert_array_equal(runs.ranks(run.model, test, True), whole)
+    np.testing.assert_array_equal(ranking.ranks(run.model, test, True), whole)
 
 
 def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
@@ -233,13 +232,13 @@ def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
         data.split.test.targets[:4],
     )
     for exclude in (True, False):
-        whole = runs.examine(run.model, holdout, exclude).ranks
-        np.testing.assert_array_equal(runs.ranks(run.model, holdout, exclude), whole)
+        whole = ranking.examine(run.model, holdout, exclude).ranks
+        np.testing.assert_array_equal(ranking.ranks(run.model, holdout, exclude), whole)
     together = run.scores(holdout)
     for user in range(4):
         np.testing.assert_allclose(run.scores(holdout.subset([user]))[0], together[user], atol=1e-5)
-        alone = runs.ranks(run.model, holdout.subset([user]), False)
-        assert alone == runs.ranks(run.model, holdout, False)[user]
+        alone = ranking.ranks(run.model, holdout.subset([user]), False)
+        assert alone == ranking.ranks(run.model, holdout, False)[user]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +272,7 @@ def test_a_recommendation_is_the_head_of_the_scores(small_world, loss):
         assert found["title"].tolist() == [data.title(item) for item in best + 1]
         np.testing.assert_allclose(found["raw"], run.probabilities(scores[None])[0, best], 1e-5)
         prior = torch.from_numpy(scores).softmax(0).numpy()
-        if loss in runs.BERNOULLI:
+        if loss in BERNOULLI:
             prior = theory.prior_from_logit(scores, *run.fixed_point)
         np.testing.assert_allclose(found["probability"], prior[best], rtol=1e-5)
 
@@ -314,9 +313,9 @@ def test_a_history_that_cannot_be_read_is_refused(small_world, history, n, messa
 
 
 def test_unknown_notebook_parameters_are_an_error():
-    assert runs.from_parameters({"k": 7, "_i": "x", "user": 3}, recipes.sasrec(), ("user",)).k == 7
+    assert from_parameters({"k": 7, "_i": "x", "user": 3}, recipes.sasrec(), ("user",)).k == 7
     with pytest.raises(InputError, match="Unknown parameter 'negatives'"):
-        runs.from_parameters({"negatives": 7}, recipes.sasrec())
+        from_parameters({"negatives": 7}, recipes.sasrec())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import runs, sweeps
+from gsas_lab import files, runs, sweeps
 from gsas_lab.errors import InputError
+from gsas_lab.settings import Settings
 
 SMALL = """
 d = 16
@@ -163,7 +164,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
     assert table["name"].tolist() == NAMES and table["state"].tolist() == ["done"] * 4
     assert table["k"].tolist() == [1, 1, 4, 4] and table["t"].tolist() == [0, 0.5, 0, 0.5]
     for _, row in table.iterrows():
-        run = runs.load(runs.runs_folder() / row["run"])
+        run = runs.load(files.runs_folder() / row["run"])
         assert row["ndcg@10"] == run.metrics["ndcg@10"]
         low, high = run.metrics["ndcg@10 95% interval"]
         assert (row["ndcg@10 95% interval low"], row["ndcg@10 95% interval high"]) == (low, high)
@@ -181,7 +182,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
     assert list(record["runs"]) == NAMES and record["environment"]["commit"]
     for entry, run in zip(record["runs"].values(), table["run"], strict=True):
         assert entry["run"] == run and entry["protocol"]
-        assert runs.Settings(**entry["settings"]) in grid(place).values()
+        assert Settings(**entry["settings"]) in grid(place).values()
 
 
 def test_progress_is_shown_at_most_twice_a_second_and_ends_with_all_done(whole):
@@ -193,7 +194,7 @@ def test_progress_is_shown_at_most_twice_a_second_and_ends_with_all_done(whole):
 
 
 def test_time_left_counts_what_is_still_to_come():
-    settings = runs.Settings(epochs=10)
+    settings = Settings(epochs=10)
     jobs = {
         "a": sweeps._Job(settings, "a", "training", epoch=4, epochs_seen=2, seconds=120),
         "b": sweeps._Job(settings, "b", "training", epoch=9, epochs_seen=1, seconds=30),
@@ -288,7 +289,7 @@ def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(place, 
         "no data": replace(grid(place)[NAMES[0]], dataset="nowhere.csv"),
     }
     folders = {
-        name: runs.runs_folder() / runs.identity(s, runs.load_data(s))
+        name: files.runs_folder() / runs.identity(s, runs.load_data(s))
         for name, s in named.items()
         if name != "no data"
     }
@@ -329,7 +330,7 @@ def test_a_sweep_that_is_interrupted_stops_its_workers(place, fresh):
     with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
         sweeps.run(named, fresh / "sweep", at_once=2, show=interrupt)
     assert not any(map(alive, workers))
-    with runs.locked(fresh / "sweep"):  # free again
+    with files.locked(fresh / "sweep"):  # free again
         pass
 
 

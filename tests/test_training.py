@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsas_lab import recipes, runs, training
+from gsas_lab import files, recipes, runs, training
 from gsas_lab.errors import InputError
 from gsas_lab.training import Schedule
 
@@ -57,10 +57,10 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     """SIGKILL, at whatever point it strikes."""
     code = (
         "from gsas_lab import runs, splits; from gsas_lab.interactions import from_world;"
-        "from gsas_lab.worlds import World;"
+        "from gsas_lab.worlds import World; from gsas_lab.settings import Settings;"
         "d = from_world(World(n_users=400, length=12, n_items=60, n_genres=5));"
         "s = splits.leave_one_out(d, 50); runs.load_data = lambda _: runs.Data(d, s);"
-        "r = runs.train(runs.Settings(device='cpu', d=16, blocks=1, max_length=12, epochs=12, k=4, "
+        "r = runs.train(Settings(device='cpu', d=16, blocks=1, max_length=12, epochs=12, k=4, "
         "validation_users=50)); print(r.folder)"
     )
 
@@ -116,9 +116,9 @@ def test_the_best_weights_are_kept_not_the_last(small_world, monkeypatch):
             torch.tensor([next(scripted)]).numpy() if len(ranks) == 50 else ranks * 0.0
         ),
     )
-    original = training.write_checkpoint
+    original = files.write_checkpoint
     monkeypatch.setattr(
-        training,
+        files,
         "write_checkpoint",
         lambda p, c: (kept.append({k: v.clone() for k, v in c["model"].items()}), original(p, c)),
     )
@@ -145,14 +145,14 @@ def test_a_foreign_or_broken_checkpoint_is_refused(small_world, tmp_path):
     run = runs.train(small_world)
     file = run.folder / "model.pt"
     with pytest.raises(InputError, match="belongs to another model"):
-        training.read_checkpoint(file, "bce-000000000000")
+        files.read_checkpoint(file, "bce-000000000000")
     whole = file.read_bytes()
     for broken in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         file.write_bytes(broken)
         with pytest.raises(InputError, match="not a whole checkpoint"):
-            training.read_checkpoint(file, run.folder.name)
+            files.read_checkpoint(file, run.folder.name)
     with pytest.raises(InputError, match="does not exist"):
-        training.read_checkpoint(tmp_path / "none.pt", "x")
+        files.read_checkpoint(tmp_path / "none.pt", "x")
 
 
 def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
@@ -162,22 +162,22 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
 
     torch.save({"identity": "x", "model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(InputError, match="not a whole checkpoint"):
-        training.read_checkpoint(tmp_path / "evil.pt", "x")
+        files.read_checkpoint(tmp_path / "evil.pt", "x")
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     file = tmp_path / "checkpoint.pt"
-    training.write_checkpoint(file, {"identity": "x", "epoch": 1})
+    files.write_checkpoint(file, {"identity": "x", "epoch": 1})
 
     def full(content, handle):
         handle.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.torch, "save", full)
+    monkeypatch.setattr(files.torch, "save", full)
     with pytest.raises(InputError, match="No space left on device.*free some disk"):
-        training.write_checkpoint(file, {"identity": "x", "epoch": 2})
-    assert training.read_checkpoint(file, "x")["epoch"] == 1
+        files.write_checkpoint(file, {"identity": "x", "epoch": 2})
+    assert files.read_checkpoint(file, "x")["epoch"] == 1
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -1,0 +1,144 @@
+"""Runs -> the tables and curves of the notebooks and of outputs/reference, each with what made it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gsas_lab import calibration, recipes, runs, theory
+from gsas_lab.settings import BERNOULLI, Settings
+from gsas_lab.worlds import WORLDS
+
+_RANKING = ("recall@1", "recall@10", "ndcg@10")
+
+
+def summary(dataset: str) -> pd.DataFrame:
+    """One row a system, trained now if it was not before; the floor first. Test users.
+
+    "Σp" is the mean over users of all predicted probabilities; "ΣP inverted" pushes the same scores
+    through the inverse of Theorem 5.1, which gives 1 where it holds; "seconds" are training's.
+    """
+    floor = runs.train(recipes.paper(recipes.popularity(), dataset)).metrics
+    rows: dict[str, dict[str, Any]] = {"Popularity": {name: floor[name] for name in _RANKING}}
+    for name, settings in recipes.systems(dataset).items():
+        run = runs.train(settings)
+        rows[name] = run.metrics | {"k": settings.k, "t": settings.t}
+        if settings.loss == "softmax":
+            rows[name] |= {"k": run.data.split.n_items - 1, "t": None}
+        if settings.loss in BERNOULLI:
+            rows[name]["recovered"] = recovered_sum(run)
+    columns = {
+        "k": "k",
+        "t": "t",
+        "recall@1": "Recall@1",
+        "recall@10": "Recall@10",
+        "ndcg@10": "NDCG@10",
+        "mean sum of p": "Σp",
+        "recovered": "ΣP inverted",
+        "training seconds": "seconds",
+    }
+    table = pd.DataFrame(rows).T.reindex(columns=list(columns)).rename(columns=columns)
+    table = table.astype(float).round({"k": 0, "t": 2, "Σp": 2, "seconds": 0}).round(4)
+    shown = table.astype(object).where(table.notna(), "")
+    shown["k"] = [k if k == "" else int(k) for k in shown["k"]]
+    return shown
+
+
+def strong_seeds(dataset: str, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFrame:
+    """`strong` with several seeds, one row each: validation and test metrics, training's seconds."""
+    found = [runs.train(recipes.strong(dataset, seed)).metrics for seed in seeds]
+    kept = ["validation ndcg@10", "recall@1", "recall@10", "ndcg@10", "mean sum of p"]
+    kept += ["training seconds", "total seconds"]
+    return pd.DataFrame(
+        [{"seed": s} | {n: m[n] for n in kept} for s, m in zip(seeds, found, strict=True)]
+    )
+
+
+def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
+    """What can be made of a run's scores: as they are, Theorem 5.1 inverted, and three fits.
+
+    The fits see the validation users' scores of the items that may be recommended.
+    """
+    split = run.data.split
+    scores, hit = run.scores(split.validation), split.validation.hits(split.n_items)
+    may = split.validation.candidates(split.n_items, split.protocol.exclude_seen)
+    pairs = scores[may], hit[may]
+    return {
+        "raw σ(s)": calibration.analytic(1.0, 1.0),  # an offset of 0
+        "analytic": calibration.analytic(*run.fixed_point),
+        "temperature": calibration.temperature(*pairs),
+        "Platt": calibration.platt(*pairs),
+        "isotonic": calibration.isotonic(*pairs),
+    }
+
+
+def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
+    """`calibration.compare` of the above on the first test users."""
+    split = run.data.split
+    test = split.test.first(users)
+    return calibration.compare(
+        recalibrations(run),
+        run.scores(test),
+        test.hits(split.n_items),
+        test.candidates(split.n_items, split.protocol.exclude_seen),
+    )
+
+
+def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFrame:
+    """Learned p̂ against Theorem 5.1 over the true P, one row for each of `proofs`. Test users.
+
+    `calibration.deviation_from_theory`, and Σp̂ of a user: as learned and as the theorem says.
+    of: other runs in a known-truth world, such as `sampler_proofs`.
+    """
+    rows = {}
+    for name, settings in (of or recipes.proofs()).items():
+        run = runs.train(settings)
+        test = run.data.split.test.first(users)
+        prior = runs.true_probabilities(run.data, test)
+        learned = run.probabilities(run.scores(test))
+        rows[name] = calibration.deviation_from_theory(prior, learned, *run.fixed_point) | {
+            "Σσ learned": learned.sum(axis=1).mean(),
+            "Σσ by theorem": theory.forecast_sum(prior, *run.fixed_point).mean(),
+        }
+    return pd.DataFrame(rows).T
+
+
+def recovered_sum(run: runs.Run, users: int = 2000) -> float:
+    """Mean ΣP of the first test users when Theorem 5.1 is inverted on the scores; 1 if it holds."""
+    test = run.data.split.test
+    some = test.first(users)
+    prior = theory.prior_from_logit(run.scores(some), *run.fixed_point)
+    return float(prior.sum(axis=1).mean())
+
+
+def write_evidence(dataset: str, folder: Path) -> Path:
+    """Tables and, for each of their runs, settings, environment, protocol, metrics and history.
+
+    Small files in folder/<data set>, which is returned: summary.csv, recalibration.csv, in the
+    known-truth world proof.csv and samplers.csv, elsewhere strong.csv, and evidence.json.
+    """
+    folder = folder / Path(dataset).stem
+    folder.mkdir(parents=True, exist_ok=True)
+    summary(dataset).to_csv(folder / "summary.csv", index_label="system")
+    sasrec = runs.train(recipes.systems(dataset)["SASRec"])
+    recalibration(sasrec).round(8).to_csv(folder / "recalibration.csv", index_label="SASRec")
+    record, told = {}, recipes.systems(dataset)
+    if dataset not in WORLDS:
+        strong_seeds(dataset).round(6).to_csv(folder / "strong.csv", index=False)
+        told |= {f"strong, seed {seed}": recipes.strong(dataset, seed) for seed in (1, 2, 3)}
+    if dataset in WORLDS:
+        proof().round(6).to_csv(folder / "proof.csv", index_label="run")
+        told |= {f"proof: {name}": settings for name, settings in recipes.proofs().items()}
+        samplers = recipes.sampler_proofs()
+        proof(of=samplers).round(6).to_csv(folder / "samplers.csv", index_label="sampler")
+        told |= {f"sampler: {name}": settings for name, settings in samplers.items()}
+    for name, settings in told.items():
+        run = runs.train(settings)
+        parts = ("settings", "environment", "protocol", "metrics")
+        record[name] = {
+            part: json.loads((run.folder / f"{part}.json").read_text()) for part in parts
+        } | {"run": run.folder.name, "history": run.history.round(6).to_dict("list")}
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / "evidence.json").write_text(text + "\n")
+    return folder

@@ -1,0 +1,194 @@
+"""One experiment as frozen, commented values: the command line, a notebook's parameters, a run's record.
+
+Nothing is computed here; what the values mean is decided where they are used, once.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from gsas_lab import samplers, splits, theory, training
+from gsas_lab.batches import WINDOWS
+from gsas_lab.encoders import BLOCKS
+from gsas_lab.errors import InputError
+
+MODELS = ("sasrec", "bert4rec", "mf", "popularity")
+BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
+
+
+def _option(default: Any, text: str, choices: tuple = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment. The defaults are the paper's SASRec; see `recipes` for the others."""
+
+    dataset: str = _option(
+        "known-truth", "known-truth, known-truth-small, ml-1m, beauty, video-games, or a file"
+    )
+    min_user: int = _option(1, "drop users with fewer interactions")
+    min_item: int = _option(1, "drop items with fewer interactions")
+    split: str = _option("paper", "what is held out, see splits.py", splits.VARIANTS)
+    validation_users: int = _option(512, "users whose second-last item chooses the weights")
+    exclude_seen: bool | None = _option(
+        None, "leave seen items out of the ranking; none: as the data set's convention"
+    )
+    model: str = _option("sasrec", "what recommends: see encoders.py and baselines.py", MODELS)
+    block: str = _option("paper", "Transformer block, see encoders.py", BLOCKS)
+    d: int = _option(128, "width of embeddings and hidden states")
+    blocks: int = _option(2, "Transformer blocks")
+    heads: int = _option(1, "attention heads")
+    max_length: int = _option(200, "longest history that is read")
+    dropout: float = _option(0.5, "dropped share, 0…1")
+    tied: bool = _option(False, "score with the table that reads items")
+    loss: str = _option("bce", "training loss", training.LOSSES)
+    k: int = _option(1, "negatives per positive (sampled losses)")
+    t: float = _option(0.0, "calibration of gbce: 0 = BCE, 1 = the true probability")
+    sampler: str = _option("positive-excluded", "what a negative is", samplers.SAMPLERS)
+    power: float = _option(1.0, "popularity to this power (sampler popularity)")
+    logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
+    masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
+    theory_start: bool = _option(
+        False, "start a scalar output bias where Theorem 5.1 puts an average item (Transformers)"
+    )
+    windows: str = _option("last", "train on each user's last window or on all", WINDOWS)
+    epochs: int = _option(10_000, "at most so many passes")
+    patience: int = _option(200, "epochs without a better validation NDCG@10 before stopping")
+    batch_size: int = _option(128, "users (windows) a step")
+    lr: float = _option(1e-3, "AdamW's learning rate")
+    weight_decay: float = _option(0.0, "AdamW's weight decay")
+    warmup: float = _option(0.0, "share of the epochs in which lr rises")
+    cooldown: float = _option(0.0, "share of the epochs, at the end, in which lr falls to 0")
+    precision: str = _option("float32", "of the encoder's products", training.PRECISIONS)
+    seed: int = _option(1, "of weights, order, negatives and dropout")
+    device: str = _option("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, choices = getattr(self, item.name), item.metadata["choices"]
+            if not _fits(value, item.type):
+                raise InputError(
+                    f"{item.name} = {value!r} is not of type {_type_name(item.type)}: "
+                    f"{item.metadata['help']}."
+                )
+            if choices and value not in choices:
+                raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
+            if item.type is float:  # so that t = 1 and t = 1.0 are one run
+                object.__setattr__(self, item.name, float(value))
+        ranges: dict[str, tuple[float, float]] = {
+            "t": (0, 1),
+            "power": (0, math.inf),
+            "masked": (0, 1),
+            "dropout": (0, 0.99),
+            "warmup": (0, 1),
+            "cooldown": (0, 1),
+            "lr": (0, math.inf),
+            "weight_decay": (0, math.inf),
+            **{name: (1, math.inf) for name in _AT_LEAST_ONE},
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(
+                    f"{name} = {getattr(self, name)} lies outside [{low}, {high}]: "
+                    f"{self.__dataclass_fields__[name].metadata['help']}."
+                )
+        if self.model == "bert4rec" and self.max_length < 2:
+            raise InputError(
+                "max_length = 1 leaves BERT4Rec no place for the mask: choose 2 or more."
+            )
+        if self.model == "mf" and self.sampler == "history-excluded":
+            raise InputError("model = 'mf' reads no windows: choose another sampler.")
+        if self.logq and self.loss in ("softmax", "expected_gbce", "bpr"):
+            raise InputError(f"loss = '{self.loss}' has nothing to correct: leave logq at False.")
+        if self.loss == "expected_gbce" and self.sampler in _UNEVEN:
+            raise InputError(
+                f"loss = 'expected_gbce' is the mean over uniform draws, not over sampler = "
+                f"'{self.sampler}': choose positive-excluded or whole-catalogue."
+            )
+
+    @property
+    def name(self) -> str:
+        """The system's name in the paper's words."""
+        if self.model == "popularity":
+            return "Popularity"
+        base = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF"}[self.model]
+        k, t = f"k = {self.k}", f"t = {self.t:g}"
+        if self.model == "mf":
+            told = "MF-BPR" if self.loss == "bpr" else f"MF, {self.loss.replace('_', ' ')}, {k}"
+        elif self.loss == "bce":
+            told = base if (base, self.k) == ("SASRec", 1) else f"{base}, BCE, {k}"
+        elif self.loss in ("gbce", "expected_gbce") and base == "SASRec":
+            told = "gSASRec" + ("" if self.k == 256 else f", {k}")
+            told += "" if (self.k, self.t) == (256, 0.75) and self.loss == "gbce" else f", {t}"
+        elif self.loss in ("gbce", "expected_gbce"):
+            told = f"{base}, gBCE, {k}, {t}"
+        elif self.loss == "softmax":
+            told = f"{base}, softmax" if base == "SASRec" else base
+        else:
+            told = f"{base}, {self.loss.replace('_', ' ')}"
+            told += "" if (base, self.k) == ("SASRec", 16) else f", {k}"
+        told += ", expected loss" if self.loss == "expected_gbce" else ""
+        if self.sampler not in ("positive-excluded", "whole-catalogue"):
+            told += f", {self.sampler.replace('-', ' ')} negatives"
+        return told + (", logQ" if self.logq else "")
+
+    @property
+    def normalised(self) -> bool:
+        """Is p̂ a softmax over the catalogue?
+
+        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and for
+        Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own
+        normaliser is a random sample of the catalogue.
+        """
+        if self.model == "popularity":
+            return True
+        return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
+
+    def beta(self, n_items: int) -> float:
+        """β of Eq. (27) among n_items items; 1 for the losses without one."""
+        if self.loss not in ("gbce", "expected_gbce"):
+            return 1.0
+        return float(theory.beta_from_t(self.t, theory.alpha(self.k, n_items)))
+
+
+_UNEVEN = ("popularity", "in-batch", "history-excluded")  # samplers that prefer some items
+_AT_LEAST_ONE = (
+    "min_user min_item validation_users d blocks heads max_length k epochs patience batch_size"
+).split()
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _type_name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind).replace("None", "none"))
+
+
+def from_parameters(
+    namespace: dict[str, Any], base: Settings, also: tuple[str, ...] = ()
+) -> Settings:
+    """A notebook's parameters over a recipe; an unknown one is an error (papermill only warns).
+
+    namespace: globals() right after the parameters cell. Every plain value in it (number, string,
+    truth value, None) must be a field of Settings or one of `also`.
+    """
+    plain = (int, float, str, bool, type(None))
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_") and isinstance(value, plain)
+    }
+    known = {item.name for item in fields(Settings)}
+    unknown = sorted(set(given) - known - set(also))
+    if unknown:
+        raise InputError(
+            f"Unknown parameter '{unknown[0]}': this notebook knows "
+            f"{', '.join(sorted({*also} | known))}."
+        )
+    return Settings(**asdict(base) | {name: given[name] for name in given if name in known})
