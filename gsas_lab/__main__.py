@@ -52,7 +52,14 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
-    print(diagnosis.diagnose_table(arguments.path, of=arguments.of, n_items=arguments.items))
+    print(
+        diagnosis.diagnose_table(
+            arguments.path,
+            of=arguments.of,
+            n_items=arguments.items,
+            sampled_negatives=arguments.sampled_negatives,
+        )
+    )
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
@@ -225,9 +232,15 @@ def _parser() -> argparse.ArgumentParser:
     diagnose = commands.add_parser(
         "diagnose", help="is a recommender overconfident? from its scores, see docs/your-data.md"
     )
-    diagnose.add_argument("path", help="csv, tsv or parquet with user, item, score, clicked")
-    diagnose.add_argument("--of", choices=diagnosis.OF, default="logits", help="what score holds")
+    diagnose.add_argument(
+        "path", help="csv, tsv, jsonl (or .gz of these), parquet, npy: user, item, score, clicked"
+    )
+    diagnose.add_argument("--of", choices=diagnosis.OF, help="what score holds; none: logits")
     diagnose.add_argument("--items", type=int, help="size of the catalogue, for a partial table")
+    diagnose.add_argument(
+        "--sampled-negatives", action="store_true",
+        help="the rows are all clicks and uniformly sampled other items; needs --items",
+    )  # fmt: skip
     diagnose.set_defaults(command=_diagnose)
 
     notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")

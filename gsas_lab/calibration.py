@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from gsas_lab.errors import InputError
 from gsas_lab.theory import converged_probability, prior_from_logit
@@ -67,26 +67,44 @@ def precision_vs_predicted(
     return curve
 
 
-def reliability_curve(prob: ArrayLike, hit: ArrayLike, bins: int = 20) -> pd.DataFrame:
+def reliability_curve(
+    prob: ArrayLike, hit: ArrayLike, bins: int = 20, weight: ArrayLike | None = None
+) -> pd.DataFrame:
     """Mean predicted probability against the share of hits, in bins of equal mass.
 
     Bins hold equally many pairs, except that equal probabilities never part: a bin that would begin
     among equals begins with the first of them. Thousands of exact 1.0 are one point, and there may
     be fewer than `bins` rows. Columns: predicted, observed, count, low, high (Wilson 95 % interval
     of the observed share). Rows ascend. All pairs or top K.
+
+    weight (n,), above 0: each pair counts so often, in the means and in a bin's mass, which is
+    `count` then; the interval is that of (Σ weight)² / Σ weight² pairs (Kish's effective number).
     """
     prob, hit = _pairs(prob, hit)
     if bins < 1:
         raise InputError(f"bins must be 1 or more, not {bins}.")
-    ordered = np.sort(prob)
-    first = ordered[np.arange(bins) * len(ordered) // bins]
-    starts = np.unique(np.searchsorted(ordered, first))
-    count = np.diff(starts, append=len(ordered))
-    predicted = np.add.reduceat(ordered, starts, dtype=float) / count
-    of_hit = np.searchsorted(ordered[starts], prob[hit], side="right") - 1  # hits are few
-    observed = np.bincount(of_hit, minlength=len(starts)) / count
-    # Wilson: both roots p of (observed - p)² = z² p (1 - p) / count.
-    spread = _Z**2 / count
+    if weight is None:
+        ordered = np.sort(prob)
+        first = ordered[np.arange(bins) * len(ordered) // bins]
+        starts = np.unique(np.searchsorted(ordered, first))
+        count = pairs = np.diff(starts, append=len(ordered))
+        predicted = np.add.reduceat(ordered, starts, dtype=float) / count
+        of_hit = np.searchsorted(ordered[starts], prob[hit], side="right") - 1  # hits are few
+        observed = np.bincount(of_hit, minlength=len(starts)) / count
+    else:
+        order = np.argsort(prob, kind="stable")
+        mass = _weights(weight, prob.shape)[order]
+        ordered, hits = prob[order], hit[order]
+        upto = np.cumsum(mass)
+        place = np.searchsorted(upto, np.arange(bins) * (upto[-1] / bins), side="right")
+        first = ordered[np.minimum(place, len(ordered) - 1)]
+        starts = np.unique(np.searchsorted(ordered, first))
+        count = np.add.reduceat(mass, starts)
+        pairs = (count / mass.max()) ** 2 / np.add.reduceat((mass / mass.max()) ** 2, starts)
+        predicted = np.add.reduceat(mass * ordered, starts) / count
+        observed = np.minimum(np.add.reduceat(mass * hits, starts) / count, 1.0)  # rounding
+    # Wilson: both roots p of (observed - p)² = z² p (1 - p) / pairs.
+    spread = _Z**2 / pairs
     high = observed + spread / 2 + np.sqrt(spread * (observed * (1 - observed) + spread / 4))
     high /= 1 + spread
     low = observed**2 / (1 + spread) / high  # from the roots' product: exactly 0 without a hit
@@ -95,12 +113,19 @@ def reliability_curve(prob: ArrayLike, hit: ArrayLike, bins: int = 20) -> pd.Dat
     )
 
 
-def expected_calibration_error(prob: ArrayLike, hit: ArrayLike, bins: int = 20) -> float:
+def expected_calibration_error(
+    prob: ArrayLike, hit: ArrayLike, bins: int = 20, weight: ArrayLike | None = None
+) -> float:
     """ECE = Σ over bins of count / n · |observed − predicted|, equal-mass bins. Same population.
 
-    Sampling alone makes it positive: about Σ count / n · √(2 p (1 − p) / (π count)) when perfect.
+    weight as for `reliability_curve`. Sampling alone makes it positive: about
+    Σ count / n · √(2 p (1 − p) / (π count)) when perfect.
     """
-    curve = reliability_curve(prob, hit, bins)
+    return error_of(reliability_curve(prob, hit, bins, weight))
+
+
+def error_of(curve: pd.DataFrame) -> float:
+    """ECE of a `reliability_curve`."""
     gap = (curve["observed"] - curve["predicted"]).abs()
     return float((gap * curve["count"]).sum() / curve["count"].sum())
 
@@ -190,13 +215,42 @@ class Logistic:
 
 
 def temperature(scores: ArrayLike, hit: ArrayLike) -> Logistic:
-    """σ(s / T) with the T of least log loss on these pairs (Guo et al., 2017)."""
-    return _logistic(*_scored(scores, hit), shifted=False)
+    """σ(s / T) with the T of least log loss on these pairs (Guo et al., 2017).
+
+    InputError where no T is the best: all scores 0, or hits above 0 and the others below.
+    """
+    s, hits = _scored(scores, hit)
+    if (spread := np.abs(s).max()) == 0:
+        raise InputError("The temperature is not identifiable, because all scores are 0.")
+    if not ((s[hits] < 0).any() or (s[~hits] > 0).any()):
+        raise InputError(
+            "The temperature is not identifiable, because the scores' signs are the hits."
+        )
+    (slope,) = _logistic((s / spread)[None], hits, np.zeros(1), np.ones(1))
+    return Logistic(float(slope / spread))
 
 
-def platt(scores: ArrayLike, hit: ArrayLike) -> Logistic:
-    """σ(a·s + b) with the a and b of least log loss on these pairs (Platt, 1999)."""
-    return _logistic(*_scored(scores, hit), shifted=True)
+def platt(scores: ArrayLike, hit: ArrayLike, weight: ArrayLike | None = None) -> Logistic:
+    """σ(a·s + b) with the a and b of least log loss on these pairs (Platt, 1999).
+
+    weight (n,), above 0: each pair counts so often. InputError where no a is the best: all scores
+    equal, or a threshold that parts hits from the others, so that a steeper line is always better.
+    """
+    s, hits = _scored(scores, hit)
+    mass = np.ones(1) if weight is None else _weights(weight, s.shape)
+    lowest, highest = s.min(), s.max()
+    if lowest == highest:
+        raise InputError("The slope is not identifiable, because all scores are equal.")
+    if s[hits].min() >= s[~hits].max() or s[hits].max() <= s[~hits].min():
+        raise InputError(
+            "The slope is not identifiable, because a threshold parts hits from the rest."
+        )
+    middle = s.mean()
+    spread = np.abs(s - middle).mean()
+    x = np.stack([(s - middle) / spread, np.ones_like(s)])
+    share = (mass * hits).sum() / (mass * np.ones_like(s)).sum()
+    slope, shift = _logistic(x, hits, np.array([0.0, logit(share)]), mass)
+    return Logistic(float(slope / spread), float(shift - slope * (middle / spread)))
 
 
 def isotonic(scores: ArrayLike, hit: ArrayLike) -> Recalibration:
@@ -261,27 +315,33 @@ def _scored(scores: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return s, hits
 
 
-def _logistic(s: np.ndarray, hit: np.ndarray, shifted: bool) -> Logistic:
-    """Slope and shift of σ(slope·s + shift) with the least log loss, by damped Newton steps."""
-    x = np.stack([s, np.ones_like(s)] if shifted else [s])  # (1 or 2, n)
+def _logistic(x: np.ndarray, hit: np.ndarray, weights: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """The w with the least log loss of σ(w @ x), x (1 or 2, n) of about unit size, from `weights`
+    on by damped Newton steps; mass (n,) or (1,): what each pair counts.
+    """
     signed = np.where(hit, -1.0, 1.0)
-    weights = np.zeros(len(x))
-    weights[0] = 1.0
-    loss = np.logaddexp(0, signed * (weights @ x)).sum()
+    loss = (mass * np.logaddexp(0, signed * (weights @ x))).sum()
     for _ in range(100):
         p = expit(weights @ x)
-        gradient = x @ (p - hit)
-        curvature = (x * (p * (1 - p))) @ x.T + 1e-12 * np.eye(len(x))
-        step = np.linalg.solve(curvature, gradient)
+        gradient = x @ (mass * (p - hit))
+        curvature = (x * (mass * p * (1 - p))) @ x.T
+        step = np.linalg.lstsq(curvature, gradient)[0]
         for _ in range(60):  # Newton's step overshoots where σ is flat: halve it until it helps
-            new = np.logaddexp(0, signed * ((weights - step) @ x)).sum()
+            new = (mass * np.logaddexp(0, signed * ((weights - step) @ x))).sum()
             if new <= loss:
                 break
             step /= 2
         if loss - new <= 1e-12 * loss:
             break
         weights, loss = weights - step, new
-    return Logistic(*map(float, weights))
+    return weights
+
+
+def _weights(weight: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    mass = np.asarray(weight, float).ravel()
+    if mass.shape != shape or not (np.isfinite(mass) & (mass > 0)).all():
+        raise InputError("weight must be a finite number above 0 for each pair.")
+    return mass
 
 
 def _pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
