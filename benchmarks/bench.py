@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import gsas_lab  # noqa: F401  isort: skip (before torch: how its threads wait)
 import numpy as np
 import pandas as pd
 import torch

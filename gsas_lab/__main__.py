@@ -1,13 +1,29 @@
 """The command line: `python -m gsas_lab train --help` explains every setting."""
 
-import argparse
-import shutil
+# ruff: noqa: E402
+
+import os
+import signal
 import sys
+from typing import Any
+
+
+def _stopped_early(*_: Any) -> None:
+    os.write(2, b"gsas-lab: stopped before anything was begun.\n")
+    os._exit(130)
+
+
+# The imports take seconds, and some of them swallow a KeyboardInterrupt or wrap it.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _stopped_early)
+
+import argparse
+import io
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from gsas_lab import diagnosis, distributed, evidence, files, interactions, recipes, runs
 from gsas_lab.errors import InputError
@@ -19,7 +35,12 @@ DOCS = files.ROOT / "docs"
 
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line on stderr that says what to do."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no Σ is shown "\\u03a3"
+            stream.reconfigure(errors="backslashreplace")
     try:
+        if signal.getsignal(signal.SIGINT) is _stopped_early:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         arguments = _parser().parse_args(words)
         arguments.command(arguments)
     except (InputError, OSError) as error:

@@ -83,8 +83,12 @@ def sampled_softmax(
     route: str = "auto",
     sets: Tensor | None = None,
 ) -> Tensor:
-    """`losses.sampled_softmax` of hidden (P, d), table (n_items + 1, d), positives, negatives."""
-    return _sampled(True, 1.0, hidden, table, positives, negatives, bias, route, sets)
+    """`losses.sampled_softmax` of hidden (P, d), table (n_items + 1, d), positives, negatives.
+
+    The bias, which is the same for all scores, plays no part.
+    """
+    loss = _sampled(True, 1.0, hidden, table, positives, negatives, None, route, sets)
+    return _unmoved(loss, bias)
 
 
 def bpr(
@@ -109,8 +113,16 @@ def bpr(
         chosen = torch.cat([positives[:, None], negatives if sets is None else negatives[sets]], 1)
         scores = (hidden[:, None] * table[chosen]).sum(-1)
         share = _share(positives, scores.dtype)
-        return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1) @ share
-    return _by_rule(rule, hidden, table, positives, negatives, bias, sets)
+        return _unmoved(F.softplus(scores[:, 1:] - scores[:, :1]).mean(1) @ share, bias)
+    return _unmoved(_by_rule(rule, hidden, table, positives, negatives, None, sets), bias)
+
+
+def _unmoved(loss: Tensor, bias: Tensor | None) -> Tensor:
+    """A loss of differences of scores, on which a bias has the gradient 0.
+
+    It is not even added: a large one would round the differences away.
+    """
+    return loss if bias is None else loss + 0 * bias.sum()
 
 
 def offset(hidden: Tensor, table: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +158,8 @@ def expected_gbce(
     def rule(scores: Tensor, part: slice, target: Tensor) -> tuple[Tensor, Tensor]:
         own = scores.gather(1, target)
         push = 1.0 if collisions else 0.0  # does the positive count as its own negative?
-        others = F.softplus(scores).sum(1) - (1 - push) * F.softplus(own)[:, 0]
+        # Left out, not subtracted: a large score would take the small ones' digits along.
+        others = F.softplus(scores).scatter_(1, target, push * F.softplus(own)).sum(1)
         loss = alpha * others + beta * F.softplus(-own)[:, 0]
         slope = scores.sigmoid_().mul_(alpha)
         mine = push * alpha * torch.sigmoid(own) - beta * torch.sigmoid(-own)
@@ -255,10 +268,14 @@ def _chosen(softmax: bool, beta: float) -> Callable[[Tensor], tuple[Tensor, Tens
         return loss / width, slope / width
 
     def sampled_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-        total = scores.logsumexp(-1, keepdim=True)
-        slope = torch.exp(scores - total)
-        slope[:, 0] = torch.expm1(scores[:, 0] - total[:, 0])
-        return total[:, 0] - scores[:, 0], slope
+        # log Σ e^s of scores near 10⁶ is right to 0.06 only: it is never formed.
+        top, own = scores.amax(1), scores[:, 0]
+        slope = torch.exp(scores - top[:, None])
+        others = slope[:, 1:].sum(1)
+        whole = slope[:, 0] + others
+        loss = top - own + whole.log()
+        slope[:, 0] = -others  # p − 1 without cancellation
+        return loss, slope.div_(whole[:, None])
 
     return sampled_softmax if softmax else gbce
 
@@ -279,11 +296,11 @@ def _counted(
             seen = scores.masked_fill(times == 0, -torch.inf)
             top = seen.amax(1, keepdim=True)
             weight = times * torch.exp(seen - top)
-            whole = weight.sum(1, keepdim=True)
-            loss = (top + whole.log() - own)[:, 0]
-            slope = weight / whole
-            slope.scatter_add_(1, target, -torch.ones_like(own))
-            return loss, slope
+            mine = weight.gather(1, target)
+            others = weight.scatter_(1, target, 0.0).sum(1, keepdim=True)
+            whole = mine + others
+            loss = (top - own + whole.log())[:, 0]
+            return loss, weight.scatter_(1, target, -others).div_(whole)
         loss = (times * F.softplus(scores)).sum(1) + beta * F.softplus(-own)[:, 0]
         slope = times.mul_(scores.sigmoid_())
         slope.scatter_add_(1, target, -beta * torch.sigmoid(-own))

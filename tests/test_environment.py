@@ -1,10 +1,13 @@
 """Claims about the packaging: one source of dependencies, held together with all that repeats it."""
 
+import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -13,6 +16,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import gsas_lab
+from gsas_lab import threads
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -111,6 +117,124 @@ def _python_without(modules: list[str], code: str) -> None:
         [sys.executable, "-c", block + code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# --- the names that users see ---------------------------------------------------------------------
+
+
+def test_the_stub_and_the_lazy_imports_offer_the_same_names_from_the_same_modules():
+    tree = ast.parse((ROOT / "gsas_lab" / "__init__.pyi").read_text())
+    offered = {
+        name.asname: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.name == name.asname
+    }
+    assert offered == {name: f"gsas_lab.{home}" for name, home in gsas_lab._HOME.items()}
+    for name, home in offered.items():
+        assert getattr(gsas_lab, name) is getattr(import_module(home), name)
+
+
+def test_completion_shows_the_names_of_the_library_and_nothing_of_its_machinery():
+    code = "import gsas_lab; print([n for n in dir(gsas_lab) if not n.startswith('_')])"
+    shown = set(ast.literal_eval(_python(code).stdout))
+    assert shown == {*gsas_lab.__all__, "threads"}
+
+
+def test_the_marker_of_types_and_the_stub_are_part_of_the_package():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = {p.name for g in data["package-data"]["gsas_lab"] for p in (ROOT / "gsas_lab").glob(g)}
+    others = {p.name for p in (ROOT / "gsas_lab").iterdir() if p.is_file() and p.suffix != ".py"}
+    assert packed == others >= {"py.typed", "__init__.pyi"}
+
+
+def test_a_users_type_checker_sees_the_names(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gsas_lab\nreveal_type(gsas_lab.InputError)\ngsas_lab.nothing_of_ours\n"
+    )
+    words = ["--follow-imports=silent", "--ignore-missing-imports", "--no-site-packages"]
+    words += ["--cache-dir", str(tmp_path / "cache"), "mine.py"]
+    said = subprocess.run(
+        [sys.executable, "-m", "mypy", *words], cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    assert "def (*args: object) -> gsas_lab.errors.InputError" in said
+    assert 'has no attribute "nothing_of_ours"' in said
+
+
+# --- a machine in use, a terminal of another kind -------------------------------------------------
+
+
+def _python(code: str, **setting: str | None) -> subprocess.CompletedProcess:
+    """A fresh interpreter, without the settings of OpenMP that this one has, and with `setting`."""
+    own = {n: v for n, v in os.environ.items() if n not in threads.CHOSEN_BY}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=own | {"PYTHONPATH": str(ROOT)} | setting, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+SHOWN = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+
+
+def test_threads_wait_passively_before_torch_is_loaded_and_in_what_is_started():
+    done = _python(
+        "import sys, gsas_lab; assert 'torch' not in sys.modules\n"
+        f"import subprocess; subprocess.run([sys.executable, '-c', {SHOWN!r}])"
+    )
+    assert done.stdout == "PASSIVE\n" and not done.stderr
+
+
+@pytest.mark.parametrize("name", threads.CHOSEN_BY)
+def test_the_users_own_way_of_waiting_stays(name):
+    shown = _python("import gsas_lab; " + SHOWN, **{name: "1"}).stdout.strip()
+    assert shown == ("1" if name == "OMP_WAIT_POLICY" else "None")
+
+
+def test_torch_imported_first_is_told_once_in_the_log():
+    code = "import sys, types, logging; logging.basicConfig(level='INFO')\n"
+    code += "sys.modules['torch'] = types.ModuleType('torch')\nimport gsas_lab, gsas_lab.theory"
+    done = _python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("torch was imported before gsas_lab") == 1
+
+
+def test_every_way_into_the_library_sets_the_waiting_first():
+    """Kernels, workers, Slurm jobs and the command line all import the package before torch."""
+    for path in [*ROOT.glob("notebooks/**/*.ipynb"), ROOT / "benchmarks" / "bench.py"]:
+        text = path.read_text()
+        torch, ours = (
+            re.search(rf"(import|from) {name}\b", text) for name in ("torch", "gsas_lab")
+        )
+        assert not torch or ours.start() < torch.start(), path
+
+
+def test_stopped_while_importing_the_command_says_one_sentence(tmp_path):
+    """The interrupt comes out of the middle of an import, where others swallow it or wrap it."""
+    (tmp_path / "pandas.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    sum(range(10**6))\n"
+        "except KeyboardInterrupt as error:\n    raise ImportError('pandas is broken') from error\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "gsas_lab", "describe", "known-truth"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert done.stderr == "gsas-lab: stopped before anything was begun.\n"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_without_our_letters_shows_them_as_codes(encoding):
+    code = "from gsas_lab import __main__ as m, diagnosis\n"
+    code += "diagnosis.diagnose_table = lambda *a, **b: 'Σp \\udcff'\n"
+    code += "raise SystemExit(m.main(['diagnose', 'Σ.csv']))"
+    done = _python(code, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("Σp \\udcff\n" if encoding == "utf-8" else "\\u03a3p \\udcff\n")
 
 
 def test_a_second_make_run_installs_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The losses and their fused forms against the literal float64 reference."""
 
+import math
 import os
 import re
 
@@ -380,6 +381,104 @@ def test_shared_negatives_equal_the_same_ones_repeated(name, n_sets, monkeypatch
         )  # fmt: skip
         for ours, theirs in zip((found[0], *found[1]), (truth[0], *truth[1]), strict=True):
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def whole_numbers(size, levels, k=16):
+    """Scores of `size` times one of the levels, plus some units: exact in float32 by any route."""
+    g = torch.Generator().manual_seed(3)
+    hidden = torch.randint(-1, 2, (33, 16), generator=g).float()
+    table = torch.randint(-1, 2, (N_ITEMS + 1, 16), generator=g).float()
+    hidden[:, 0] = size**0.5
+    table[:, 0] = size**0.5 * torch.tensor(levels)[torch.arange(N_ITEMS + 1) % len(levels)]
+    positives = torch.randint(0, N_ITEMS + 1, (33,), generator=g)
+    negatives = torch.randint(1, N_ITEMS + 1, (33, k), generator=g)
+    negatives[0] = positives[0] = 1
+    return hidden, table, positives, negatives
+
+
+@pytest.mark.parametrize("bias", [None, 1e6])
+@pytest.mark.parametrize("levels", [[1.0], [-1.0], [1.0, 0.0, -1.0]])
+@pytest.mark.parametrize("size", [1e4, 1e6])
+@pytest.mark.parametrize("route", [*ON_CPU, "sets"])
+@pytest.mark.parametrize("name", ["gbce", "sampled_softmax", "bpr"])
+def test_scores_of_a_million_get_the_gradients_of_float64(name, route, size, levels, bias):
+    """A maximum that is taken off too late leaves 55 % of error in the softmax's gradients."""
+    needs(route)
+    if name == "bpr" and route in ("native", "catalogue"):
+        return
+    hidden, table, positives, negatives = whole_numbers(size, levels)
+    more = {"gbce": {"beta": 0.3, "route": route}, "bpr": {}}.get(name, {"route": route})
+    sets = None
+    if route == "sets":
+        more.pop("route", None)
+        sets = torch.arange(len(positives)) % 3
+        more |= {"sets": sets}
+    real = positives > 0
+
+    def literal(h, t, b):
+        drawn = negatives if sets is None else negatives[sets]
+        every = reference.scores(h, t, torch.cat([positives[:, None], drawn], 1))[real] + b
+        if name == "bpr":
+            return torch.nn.functional.softplus(every[:, 1:] - every[:, :1]).mean()
+        rest = (0.3,) if name == "gbce" else ()
+        return getattr(reference, name)(every[:, 0], every[:, 1:], *rest)
+
+    b = torch.tensor(bias or 0.0)
+    value, gradients = slopes(
+        lambda h, t, b: getattr(fused, name)(
+            h, t, positives, negatives, bias=None if bias is None else b, **more
+        ) + 0 * b,
+        hidden, table, b,
+    )  # fmt: skip
+    truth, expected = slopes(literal, hidden.double(), table.double(), b.double())
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5, abs=1e-6)
+    if bias is not None:
+        assert gradients[2].double() == pytest.approx(expected[2].item(), abs=1e-5)
+    for got, wanted in zip(gradients[:2], expected[:2], strict=True):
+        rounding = 1e-5 * wanted.abs().max() + 1e-8 * size**0.5  # of slopes, times such a row
+        assert (got.double() - wanted).abs().max() <= rounding
+
+
+@pytest.mark.parametrize("size", [1e4, 1e6])
+def test_plain_losses_of_scores_of_a_million_get_the_gradients_of_float64(size):
+    hidden, table, positives, negatives = whole_numbers(size, [1.0, 0.0, -1.0])
+    every = reference.scores(hidden, table, torch.arange(N_ITEMS + 1).expand(33, -1))
+    targets = positives.clamp(min=1)
+    own, others = every.gather(1, targets[:, None])[:, 0], every.gather(1, negatives)
+    for plain, literal, given in (
+        (losses.sampled_softmax, reference.sampled_softmax, (own, others)),
+        (losses.bce, lambda p, n: reference.gbce(p, n, 1.0), (own, others)),
+        (lambda s: losses.softmax(s, targets), lambda s: reference.softmax(s, targets), (every,)),
+    ):
+        value, gradients = slopes(plain, *(x.float() for x in given))
+        truth, expected = slopes(literal, *given)
+        assert value.double() == pytest.approx(truth.item(), rel=1e-6, abs=1e-6)
+        for got, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_positive_of_a_million_does_not_swallow_the_expected_loss_of_the_others(fast):
+    hidden, table = torch.zeros(1, 16), torch.zeros(N_ITEMS + 1, 16)
+    hidden[0, :2], table[:, 1], table[7] = 1000.0, -0.004, 0.0
+    table[7, 0] = 1000.0  # a score of 10⁶; all others are −4
+    one = torch.tensor([7])
+    if fast:
+        value = fused.expected_gbce(hidden, table, one, 5, 0.3)
+    else:
+        value = losses.expected_gbce(hidden @ table.T, one, 5, 0.3)
+    truth = 5 / 6 * torch.nn.functional.softplus(torch.tensor(-4.0, dtype=torch.float64))
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5)
+
+
+def test_the_transformed_positive_of_a_large_score_stays_finite_and_has_its_slope():
+    scores = torch.tensor([-1e6, -100.0, 0.0, 30.0, 50.0, 120.0, 1e6])
+    value, (slope,) = slopes(lambda s: losses.transform_positive(s, 0.3).sum(), scores)
+    plain = losses.transform_positive(scores, 0.3)
+    wanted = torch.where(scores > 20, scores - math.log(0.3), scores * 0.3)
+    ends = scores.abs() > 1
+    torch.testing.assert_close(plain[ends], wanted[ends])
+    assert slope.isfinite().all() and (slope[-3:] == 1).all()
 
 
 @pytest.mark.parametrize("d", [16, 20])
