@@ -16,10 +16,10 @@ from gsas_lab.encoders import SASRec as SASRec
 from gsas_lab.errors import InputError as InputError
 from gsas_lab.interactions import Interactions as Interactions
 from gsas_lab.interactions import load as load
+from gsas_lab.ranking import evaluate as evaluate
 from gsas_lab.runs import Run as Run
-from gsas_lab.runs import Settings as Settings
-from gsas_lab.runs import evaluate as evaluate
 from gsas_lab.runs import train as train
+from gsas_lab.settings import Settings as Settings
 from gsas_lab.splits import leave_one_out as leave_one_out
 
 __version__: str
