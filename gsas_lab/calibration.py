@@ -327,11 +327,12 @@ def _logistic(x: np.ndarray, hit: np.ndarray, weights: np.ndarray, mass: np.ndar
         curvature = (x * (mass * p * (1 - p))) @ x.T
         step = np.linalg.lstsq(curvature, gradient)[0]
         for _ in range(60):  # Newton's step overshoots where σ is flat: halve it until it helps
-            new = (mass * np.logaddexp(0, signed * ((weights - step) @ x))).sum()
+            with np.errstate(over="ignore", invalid="ignore"):
+                new = (mass * np.logaddexp(0, signed * ((weights - step) @ x))).sum()
             if new <= loss:
                 break
             step /= 2
-        if loss - new <= 1e-12 * loss:
+        if not loss - new > 1e-12 * loss:
             break
         weights, loss = weights - step, new
     return weights

@@ -15,6 +15,7 @@ N − c items that a user did not click, uniformly: 1 for a click, (N − c) / m
 """
 
 import html
+import io
 import math
 import operator
 import warnings
@@ -136,6 +137,8 @@ class Diagnosis:
         return "".join(parts + [f"<p>{html.escape(note)}</p>" for note in self.notes])
 
     def _remedy(self) -> str:
+        if self.verdict.startswith("undecided"):
+            return "What to subtract is not known."
         if not self.subtract:
             return "Nothing to subtract."
         return f"Subtract {_short(self.subtract)} from every logit: no retraining, no rank changes."
@@ -277,6 +280,8 @@ def diagnose_table(
     if weight is not None:
         good = np.isfinite(weight) & (weight >= 0) & (weight <= _LARGEST)
         _refuse(~good, where, "the weight is not a finite number of 0 or more")
+        lost = (weight > 0) & (weight < 1e-15 * weight.max())
+        _refuse(lost, where, "the weight is below 1e-15 of the largest: no sum holds both")
         if sampled_negatives:
             raise InputError(f"{where} has weights: drop the column, or sampled_negatives.")
         _check_clicks(hit[weight > 0])
@@ -434,7 +439,9 @@ def _offset(fit: _Rows) -> tuple[float, tuple[float, float], bool]:
         level = float(logit(target / total))
         slack = 1 + 4 * float(np.spacing(np.abs(s).max()))
         ends = s.min() - level - slack, s.max() - level + slack
-        return float(brentq(lambda shift: math.log(expected(shift) / target), *ends, maxiter=2000))
+        return float(
+            brentq(lambda x: math.log(expected(x)) - math.log(target), *ends, maxiter=2000)
+        )
 
     offset = solve(clicks)
     met = abs(math.log(expected(offset) / clicks)) < 1e-6
@@ -470,23 +477,24 @@ def _bounds(fit: _Rows, of_user: np.ndarray) -> tuple[float, float]:
     resampling says it all. of_user (U, 3): Σp, Σp(1 − p) and Σ clicks of each user.
     """
     sums, _, came = of_user.T
-    fewest = most = 1.0
+    bounds = [(1.0, 1.0)]
     if came.min() < came.max():
-        mass = np.ones(1) if fit.weight is None else fit.weight[fit.hit] / fit.weight.max()
-        number = int(fit.hit.sum())
-        number = number if len(mass) == 1 else mass.sum() ** 2 / (mass**2).sum()
-        once = fit.by_user(fit.hit) if fit.weight is None else came
-        # A user with one click at most is one trial.
-        singly = fit.weight is None and once.max() == 1
-        trials = len(came) if singly else number * fit.total(np.ones(len(fit.hit))) / came.sum()
-        share = number / trials
-        fewest = float(stats.beta.ppf(0.025, number, trials - number + 1)) / share
-        most = float(stats.beta.ppf(0.975, number + 1, trials - number)) / share
+        number, trials = float(fit.hit.sum()), float(len(came))
+        if fit.weight is not None:
+            mass = fit.weight[fit.hit] / fit.weight[fit.hit].max()
+            number = mass.sum() ** 2 / (mass**2).sum()  # Kish's effective number
+        if fit.weight is not None or came.max() > 1:  # else each user is one trial
+            trials = number * fit.total(np.ones(len(fit.hit))) / came.sum()
+        ends = stats.beta.ppf(
+            [0.025, 0.975], [number, number + 1], [trials - number + 1, trials - number]
+        )
+        bounds += [tuple(ends * trials / number)]
     if len(came) < _FEW:
-        error = (sums - came).std(ddof=1) * np.sqrt(len(came)) / came.sum()
-        error *= float(stats.t.ppf(0.975, len(came) - 1))
-        fewest, most = min(fewest, float(np.exp(-error))), max(most, float(np.exp(error)))
-    return fewest, most
+        error = (sums / came.sum() - came / came.sum()).std(ddof=1) * np.sqrt(len(came))
+        error = min(error * stats.t.ppf(0.975, len(came) - 1), 500.0)
+        bounds += [(np.exp(-error), np.exp(error))]
+    fewest, most = np.array(bounds).T
+    return float(fewest.min()), float(most.max())
 
 
 def _slope(fit: _Rows, offset: float) -> tuple[float, str]:
@@ -715,13 +723,15 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
     """Ids (n,) -> their places (n,) among the sorted different ids, and how many these are."""
     try:
         codes, different = pd.factorize(ids)
-    except (TypeError, ValueError) as error:  # lists and the like
+        _refuse(codes < 0, where, f"the {ids.name} is missing")
+        try:
+            order = np.argsort(np.asarray(different), kind="stable")
+        except TypeError:  # of several types
+            order = np.argsort([f"{type(x).__name__} {x}" for x in different], kind="stable")
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 (lists and other objects, of which each may fail)
         raise InputError(f"{where}: a {ids.name} is neither a number nor text.") from error
-    _refuse(codes < 0, where, f"the {ids.name} is missing")
-    try:
-        order = np.argsort(np.asarray(different), kind="stable")
-    except TypeError:  # of several types
-        order = np.argsort([f"{type(x).__name__} {x}" for x in different], kind="stable")
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
     return place[codes], len(different)
@@ -729,23 +739,17 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
 
 def _numbers(column: pd.Series) -> np.ndarray:
     """(n,) float64 of numbers, True and False, and text that spells them; NaN for all else."""
-    kind = column.dtype
-    if pd.api.types.is_bool_dtype(kind) or (
-        pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_complex_dtype(kind)
-    ):
-        return column.to_numpy(float, na_value=np.nan)
-    different = column.astype(object)
-    codes, texts = pd.factorize(pd.Series([_text(x) for x in different], dtype=object))
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+        return column.to_numpy(float)
+    codes, texts = pd.factorize(np.array([_text(x) for x in column], dtype=object))
     spelt = {"true": "1", "false": "0"}
-    numbers = [spelt.get(text.strip().lower(), text) for text in texts]
-    return np.append(pd.to_numeric(pd.Series(numbers, dtype=object), errors="coerce"), np.nan)[
-        codes
-    ].astype(float)
+    words = pd.Series([spelt.get(text.strip().lower(), text) for text in texts], dtype=object)
+    return pd.to_numeric(words, errors="coerce").to_numpy(float)[codes]
 
 
 def _text(value: Any) -> str:
     try:
-        return str(value)
+        return str(value).encode("ascii", "replace").decode()
     except Exception:  # noqa: BLE001 (an object of anybody's)
         return ""
 
@@ -766,16 +770,17 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"There is no file {path}: correct the path.")
     try:
-        with warnings.catch_warnings():  # pandas only warns of a field too many
-            warnings.simplefilter("error", pd.errors.ParserWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of a field too many
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # all text is read alike
             if suffix == ".parquet":
                 return pd.read_parquet(path)
             if suffix == ".npy":
-                return _of_array(np.load(path, allow_pickle=False))
+                return _of_array(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
             if suffix == ".jsonl":
                 with pd.read_json(path, lines=True, dtype=False, chunksize=100_000) as chunks:
                     return pd.concat(list(chunks), ignore_index=True)
-            return pd.read_csv(
+            table = pd.read_csv(
                 path,
                 sep=_TEXTS[suffix],
                 dtype={"user": str, "item": str},
@@ -783,6 +788,13 @@ def _read(path: Path) -> pd.DataFrame:
                 na_values=[""],
                 index_col=False,  # else one field too many would shift the columns
             )
+        for name, column in table.items():
+            if not pd.api.types.is_numeric_dtype(column):  # a stray quote swallows lines
+                broken = column.astype(str).str.contains("\n", regex=False)
+                _refuse(
+                    broken.to_numpy(bool), str(path), f"{name} goes over two lines; mend quotes"
+                )
+        return table
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 (damaged files raise some forty kinds)
@@ -794,7 +806,7 @@ def _matrices(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise InputError(f"There is no file {path}: correct the path.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return stored["scores"], stored["hit"]
     except KeyError:
         raise InputError(f"{path} needs two arrays (users, n_items), scores and hit.") from None
