@@ -1,24 +1,53 @@
 """Folders and files: written whole or not at all, by one process at a time, read with suspicion."""
 
 import fcntl
+import hashlib
+import io
 import json
 import os
 import platform
+import stat
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from gsas_lab.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
+MANIFEST = "manifest.json"  # of a folder's files, with their checksums; written last
+
+try:
+    _STARTED = Path.cwd()  # of this process: what a relative GSAS_LAB_RUNS starts from
+except OSError:  # it was deleted
+    _STARTED = ROOT
+
+
+def chosen(given: str | os.PathLike[str], what: str = "path") -> Path:
+    """A path as a user wrote it, in which "~" and "~name" are homes.
+
+    InputError for one that no file can have: empty, with a NUL, or of nobody's home.
+    """
+    text = os.fspath(given)
+    if not text or "\0" in text:
+        raise InputError(f"{what} = '{text}' names no file or folder: give a path.")
+    if (found := os.path.expanduser(text)).startswith("~"):
+        raise InputError(f"{what} = '{text}': there is no such home folder; write ./~… for a file.")
+    return Path(found)
 
 
 def runs_folder() -> Path:
-    """$GSAS_LAB_RUNS, or outputs/runs in the project."""
-    return Path(os.environ.get("GSAS_LAB_RUNS", ROOT / "outputs" / "runs"))
+    """$GSAS_LAB_RUNS, or outputs/runs in the project where it is unset or empty.
+
+    A relative one starts where the process did, wherever it has gone since.
+    """
+    given = os.environ.get("GSAS_LAB_RUNS")
+    return _STARTED / chosen(given, "GSAS_LAB_RUNS") if given else ROOT / "outputs" / "runs"
 
 
 @contextmanager
@@ -26,24 +55,32 @@ def locked(folder: Path) -> Iterator[None]:
     """Make a folder and be the only process to work in it; InputError if another one does.
 
     The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
-    locks nothing.
+    locks nothing. One that is no plain file of this folder alone, such as a link, is refused.
     """
     path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
-    except OSError as error:
+        # A link is not followed, and opening a FIFO waits for nobody.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = open(os.open(path, flags, 0o644), "r+", errors="replace")
+    except (OSError, ValueError) as error:
+        if path.is_symlink() or path.is_dir():
+            raise _no_lock(path) from None
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}): check the disk."
+            f"{folder} cannot be written ({_reason(error)}): check the disk."
         ) from None
     with file:
+        if (
+            not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            or os.fstat(file.fileno()).st_nlink > 1
+        ):
+            raise _no_lock(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             raise InputError(
-                f"{folder} is being worked on by process {file.read() or 'unknown'}: wait until it "
-                "ends, or stop it; the same call then goes on."
+                f"{folder} is being worked on by process {file.read(200) or 'unknown'}: wait until "
+                "it ends, or stop it; the same call then goes on."
             ) from None
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise InputError(f"{folder} was just left by another process: start again.")
@@ -53,9 +90,23 @@ def locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def _no_lock(path: Path) -> InputError:
+    return InputError(f"{path} is a link, a folder or a device, and no lock file: remove it.")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def as_json(content: dict) -> bytes:
+    """A dictionary as JSON in UTF-8; what is not UTF-8, as in some file names, is escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")
+
+
 def write_json(path: Path, content: dict) -> None:
     """`write` of a dictionary as JSON."""
-    write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write(path, as_json(content))
 
 
 def write(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
@@ -65,32 +116,160 @@ def write(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)  # a link there must not be written through
+        with open(partial, "xb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(
-            f"{path} could not be written ({reason}): free some disk space or choose another "
-            "folder; what was finished before is kept."
+            f"{path} could not be written ({_reason(error)}): free some disk space or choose "
+            "another folder; what was finished before is kept."
         ) from error
 
 
+def read(path: Path) -> bytes:
+    """A plain file's bytes; InputError for whatever cannot be read, also a folder or a FIFO."""
+    try:
+        with _plain(path) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({_reason(error)}).") from None
+
+
+def _plain(path: Path) -> IO[bytes]:
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # waits for nobody
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is no plain file")
+    return file
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A dictionary; InputError if the file holds none."""
+    return parsed(path, read(path))
+
+
+def parsed(path: Path, data: bytes) -> dict[str, Any]:
+    """The dictionary in a file's bytes; InputError, which names the file, if it holds none."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}): it is damaged.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} cannot be read: it holds no JSON object.")
+    return content
+
+
+# --- a folder that knows its files ----------------------------------------------------------------
+
+
+def checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Say what a folder holds: content, with "files", a mapping of names to checksums.
+
+    Written after all of them, so that its presence says that the folder is whole.
+    """
+    write_json(folder / MANIFEST, content | {"checksum": _of(content)})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote; InputError if a bit of it has changed."""
+    content = read_json(folder / MANIFEST)
+    if content.pop("checksum", None) != _of(content) or not isinstance(content.get("files"), dict):
+        raise InputError(
+            f"{folder / MANIFEST} is not as it was written, so nothing in its folder can be "
+            "trusted: delete the folder and train the run again."
+        )
+    return content
+
+
+def _of(content: dict[str, Any]) -> str:
+    return checksum(json.dumps(content, sort_keys=True).encode())
+
+
+# --- weights and checkpoints ----------------------------------------------------------------------
+
+
+def weights(model: torch.nn.Module) -> bytes:
+    """A model's weights in the safetensors format; a table that two layers share, once."""
+    state, first = model.state_dict(), _first_names(model)
+    return safetensors.torch.save({name: state[name].contiguous() for name in set(first.values())})
+
+
+def load_weights(model: torch.nn.Module, data: bytes, path: Path) -> None:
+    """The reverse. InputError, which names the path, if they are not of such a model."""
+    try:
+        saved, first = safetensors.torch.load(data), _first_names(model)
+        if set(saved) != set(first.values()):
+            raise ValueError("other layers")
+        model.load_state_dict({name: saved[first[name]] for name in first})
+    except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{path} does not hold the weights of this model ({error}): delete the folder and "
+            "train the run again."
+        ) from None
+
+
+def _first_names(model: torch.nn.Module) -> dict[str, str]:
+    """Name of each tensor of a model -> the first name of the same memory."""
+    first: dict[tuple, str] = {}
+    state: dict[str, Tensor] = model.state_dict()
+    return {name: first.setdefault((t.data_ptr(), t.shape), name) for name, t in state.items()}
+
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+class _Hashed:
+    """A file that hashes what is written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """`write` of tensors and plain values, for `read_checkpoint`."""
-    write(path, lambda file: torch.save(dict(content), file))
+    """`write` of tensors and plain values, for `read_checkpoint`; ends with its SHA-256."""
+
+    def write_hashed(file: IO[bytes]) -> None:
+        hashed: Any = _Hashed(file)
+        torch.save(dict(content), hashed)
+        file.write(hashed.hash.digest())
+
+    write(path, write_hashed)
 
 
 def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
-    """Read weights only: nothing in the file can run code. InputError if it is cut or another's."""
+    """Read weights only: nothing in the file can run code.
+
+    InputError if it is cut, changed by a single bit, or another's.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist: train the run first.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["identity"]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: train the run first.") from None
+        with _plain(path) as file:
+            hashed, left = hashlib.sha256(), os.fstat(file.fileno()).st_size - _DIGEST
+            while left > 0 and (piece := file.read(min(left, 1 << 20))):
+                hashed.update(piece)
+                left -= len(piece)
+            if left or file.read() != hashed.digest():
+                raise ValueError("its checksum does not fit")
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            found = content["identity"]
     except Exception as error:  # torch raises a different one for every way a file can be broken
         raise InputError(
             f"{path} is not a whole checkpoint of gsas-lab: delete it and train again."
@@ -101,3 +280,14 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
             "delete it or use another run folder."
         )
     return content
+
+
+def read_weights_of_format_3(path: Path) -> dict[str, Tensor]:
+    """The weights of a run folder that has no manifest, checked by the archive's own CRCs."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data := read(path))) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"{bad} is damaged")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["model"]
+    except Exception as error:
+        raise InputError(f"{path} holds no whole weights: train the run again.") from error

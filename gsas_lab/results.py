@@ -175,7 +175,7 @@ def load(folder: str | Path) -> Results:
             f"{folder} holds no finished sweep ({' '.join(str(error).split())}): run it first, "
             "as in python -m gsas_lab sweep grid.toml."
         ) from None
-    if version != str(runs.FORMAT):
+    if version not in runs.READABLE:
         raise InputError(f"{folder} comes from another version of gsas-lab: run the sweep again.")
     return Results(folder, table, ranks, histories, record)
 

@@ -1,7 +1,12 @@
 """Settings -> a run folder with evidence. The same settings on the same data are trained once.
 
 A `Settings` object is the command line, the notebooks' parameters and the record of a run. A run is
-found again by the hash of its settings and of the data file.
+found again by the hash of its settings and of the data as they were read.
+
+A run folder serves anywhere, without the data: settings.json, protocol.json (what was trained on),
+environment.json (what made it), items.json (ids, titles, α), model.safetensors, history.csv,
+ranks.npy, metrics.json, and manifest.json with the checksum of each, written last. While it trains
+there is a checkpoint.pt in their place.
 """
 
 import hashlib
@@ -12,7 +17,8 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -41,9 +47,24 @@ from gsas_lab.baselines import MF, Popularity
 from gsas_lab.batches import Pairs, Task, Windows, pad_right
 from gsas_lab.encoders import BERT4Rec, SASRec
 from gsas_lab.errors import InputError
-from gsas_lab.settings import BERNOULLI, Settings
+from gsas_lab.settings import BERNOULLI, OF_DATA, Settings
 
-FORMAT = 3  # of run folders: a change that alters results counts it up
+FORMAT = 4  # of run folders: a change that alters results counts it up
+READABLE = (
+    "3",
+    "4",
+)  # 3: without manifest, items and safetensors; what is committed stays as it is
+FILES = (
+    "settings.json",
+    "protocol.json",
+    "environment.json",
+    "items.json",
+    "model.safetensors",
+    "history.csv",
+    "ranks.npy",
+    "metrics.json",
+)
+MADE_AGAIN = {"ranks.npy", "metrics.json"}  # which follow from the others
 
 
 @dataclass(frozen=True)
@@ -53,22 +74,35 @@ class Data:
     interactions: interactions.Interactions
     split: splits.Split
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of what is trained on and evaluated, wherever it was read from and in what form."""
+        known, protocol = self.interactions, self.split.protocol
+        told = [
+            [str(name) for name in known.item_ids[1:]],
+            None if known.titles is None else [str(title) for title in known.titles[1:]],
+            {name: value for name, value in protocol.as_dict().items() if name not in _SOURCE},
+        ]
+        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for part in (known.items.astype("<i4"), known.offsets.astype("<i8")):
+            found.update(part.tobytes())
+        return found.hexdigest()
+
+
+_SOURCE = ("dataset", "sha256", "tie_rule")  # in a protocol: where the data came from
 
 _building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time
-_loaded: dict[tuple, Data] = {}  # the data sets of this process: read-only
+_loaded: dict[tuple, tuple[tuple | None, Data]] = {}  # of this process: read-only
 
 
 def load_data(settings: Settings) -> Data:
-    """The settings' data set, split by the settings' protocol (kept for this process)."""
-    key = (
-        settings.dataset,
-        settings.min_user,
-        settings.min_item,
-        settings.validation_users,
-        settings.split,
-        settings.exclude_seen,
-    )
-    if key not in _loaded:
+    """The settings' data set, split by the settings' protocol.
+
+    Kept for this process, for as long as the file stays as it is.
+    """
+    key = tuple(getattr(settings, name) for name in OF_DATA)
+    stamp = _stamp(settings.dataset)
+    if key not in _loaded or _loaded[key][0] != stamp:
         data = interactions.load(
             settings.dataset, min_user=settings.min_user, min_item=settings.min_item
         )
@@ -76,8 +110,17 @@ def load_data(settings: Settings) -> Data:
             data, settings.validation_users, variant=settings.split,
             exclude_seen=settings.exclude_seen,
         )  # fmt: skip
-        _loaded[key] = Data(data, split)
-    return _loaded[key]
+        _loaded[key] = stamp, Data(data, split)
+    return _loaded[key][1]
+
+
+def _stamp(dataset: str) -> tuple | None:
+    """What changes when a file does, its bytes unread; none where the name is no file's."""
+    try:
+        found = Path(dataset).expanduser().stat()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclass(frozen=True)
@@ -88,35 +131,123 @@ class Run:
     folder: Path
 
     @cached_property
+    def manifest(self) -> dict[str, Any] | None:
+        """Format, identity, digest of the data, checksum of each file; none in folders of format 3.
+
+        InputError if it is missing, damaged, or of another version.
+        """
+        if not (self.folder / files.MANIFEST).exists():
+            if (self.folder / "model.pt").exists():
+                return None
+            raise InputError(f"{self.folder} has no {files.MANIFEST}: it holds no finished run.")
+        found = files.read_json(self.folder / files.MANIFEST)
+        if found.get("format") != FORMAT:
+            raise _other_version(self.folder)
+        return files.read_manifest(self.folder)
+
+    def damaged(self) -> list[str]:
+        """Names of the files that are missing, or not as they were written."""
+        if self.manifest is None:
+            return []
+        return [name for name in FILES if not self._whole(name)]
+
+    def _whole(self, name: str) -> bool:
+        try:
+            self.read(name)
+        except InputError:
+            return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of its files, as they were written; InputError if they are not."""
+        data = files.read(self.folder / name)
+        if self.manifest and files.checksum(data) != self.manifest["files"].get(name):
+            raise InputError(
+                f"{self.folder / name} is damaged or was edited: {_advice(name, self)}"
+            )
+        return data
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return files.parsed(self.folder / name, self.read(name))
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         """Test metrics, seconds, device: metrics.json."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return self._json("metrics.json")
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row an epoch: epoch, loss, ndcg@10 (validation), positions, seconds."""
-        return pd.read_csv(self.folder / "history.csv")
+        return pd.read_csv(io.BytesIO(self.read("history.csv")))
 
     @cached_property
     def environment(self) -> dict[str, str]:
         """What made the run, see `environment`: environment.json."""
-        return json.loads((self.folder / "environment.json").read_text())
+        return self._json("environment.json")
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """What was trained on and how it is judged, see `splits.Protocol`: protocol.json."""
+        return self._json("protocol.json")
 
     @cached_property
     def ranks(self) -> np.ndarray:
         """Rank of each test user's target, in the order of the users: (n_users,) int32."""
-        return np.load(self.folder / "ranks.npy")
+        try:
+            return np.load(io.BytesIO(self.read("ranks.npy")), allow_pickle=False)
+        except (ValueError, EOFError) as error:  # only without a manifest
+            raise InputError(f"{self.folder / 'ranks.npy'} cannot be read ({error}).") from None
 
     @cached_property
     def data(self) -> Data:
-        return load_data(self.settings)
+        """The data set, read again; InputError if it is not what the run was trained on."""
+        data = load_data(self.settings)
+        if self.manifest and self.manifest["data"] != data.digest:
+            raise InputError(
+                f"{self.settings.dataset} is not what {self.folder.name} was trained on: restore "
+                "the data, or train again. recommend() works without them."
+            )
+        return data
+
+    @cached_property
+    def items(self) -> interactions.Interactions:
+        """The catalogue, without users: ids and titles of its items. From the folder alone."""
+        if self.manifest is None:
+            return self.data.interactions
+        told, titles = self._json("items.json"), None
+        if told["titles"] is not None:
+            titles = np.array(["padding", *told["titles"]], object)
+        return interactions.Interactions(
+            self.protocol["dataset"],
+            items=np.zeros(0, np.int32),
+            offsets=np.zeros(1, np.int64),
+            user_ids=np.zeros(0, np.int64),
+            item_ids=np.array([0, *told["ids"]], object),
+            sha256=self.protocol["sha256"],
+            tie_rule=self.protocol["tie_rule"],
+            titles=titles,
+        )
+
+    @cached_property
+    def _drawn(self) -> tuple[Any, bool]:
+        """The sampler's α, of all items or (n_items,), and whether it may draw the positive."""
+        if self.manifest is None:
+            drawn = sampler(self.settings, self.data.split)
+            return drawn.alpha, drawn.collisions
+        told = self._json("items.json")
+        alpha = told["alpha"]
+        return np.array(alpha) if isinstance(alpha, list) else alpha, told["collisions"]
 
     @cached_property
     def model(self) -> Any:
         """The best weights, on CPU, ready to score."""
-        saved = files.read_checkpoint(self.folder / "model.pt", self.folder.name)
-        model = build(self.settings, self.data.split)
-        model.load_state_dict(saved["model"])
+        if self.manifest is None:
+            model = build(self.settings, self.data.split)
+            model.load_state_dict(files.read_weights_of_format_3(self.folder / "model.pt"))
+            return model.eval()
+        shape, path = self._json("items.json"), self.folder / "model.safetensors"
+        model = _network(self.settings, self.items.n_items, shape["users"], shape["bias"])
+        files.load_weights(model, self.read(path.name), path)
         return model.eval()
 
     def scores(self, holdout: splits.Holdout) -> np.ndarray:
@@ -124,7 +255,7 @@ class Run:
 
         Column i − 1 is item i: padding has no column. For a few thousand users at a time.
         """
-        found = np.empty((len(holdout.users), self.data.split.n_items), np.float32)
+        found = np.empty((len(holdout.users), self.items.n_items), np.float32)
         for scores, rows in ranking.score_in_batches(self.model, holdout):
             found[rows] = scores[:, 1:]
         return found
@@ -135,25 +266,32 @@ class Run:
 
     @torch.no_grad()
     def recommend(
-        self, history: Sequence[int | str], n: int = 10, exclude_seen: bool | None = None
+        self,
+        history: Iterable[int | str] | int | str,
+        n: int = 10,
+        exclude_seen: bool | None = None,
     ) -> pd.DataFrame:
         """The n items most probable to come next, for anybody's history, oldest item first.
 
-        history: items by their ids in the data set's file, or by their exact titles.
+        history: items by their ids in the data set's file, or by their exact titles; one alone is a
+        history of one item. Those that the catalogue does not have are skipped, with a warning.
         exclude_seen: leave the history's items out; None: as the run's protocol. Columns: rank,
         item (id in the file), title, probability (of the whole catalogue: Theorem 5.1 inverted for
         BCE and gBCE, the softmax of the scores for the others) and raw, the model's own p̂.
-        Raises InputError for an empty history, for items that the data set does not have, and for a
-        model that knows users and not histories. BPR has no probabilities: NaN there.
+        Needs the run folder alone. BPR has no probabilities: NaN there.
+
+        Raises InputError for a history in which no item is known, that has no order (a set, a
+        mapping, a table) or holds what is no item (a list, a missing value), for an n below 1, and
+        for a model that knows users and not histories.
         """
         if getattr(self.model, "by_user", False):
             raise InputError(f"{self.settings.name} knows the users of its data set, no histories.")
-        data = self.data.interactions
-        items = np.array([data.item(name) for name in history], np.int64)
-        if not len(items) or n < 1:
-            raise InputError(
-                f"A history of {len(items)} items and n = {n}: give 1 or more of both."
-            )
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise InputError(f"n = {n!r} recommendations: give a whole number, 1 or more.")
+        if not isinstance(exclude_seen, bool | np.bool_ | None):
+            raise InputError(f"exclude_seen = {exclude_seen!r}: give True, False or None.")
+        data = self.items
+        items = _known(data, _history(history))
         scores = self.model.score(pad_right([items], self.model.max_length))[:, 1:].numpy()
         if self.settings.loss in BERNOULLI and not self.settings.normalised:
             # With collisions the inverse exceeds 1 where no P could have led to the score.
@@ -161,19 +299,19 @@ class Run:
         else:
             learned = scores[0].astype(float)  # with sampled softmax log(P / q)
             if self.settings.loss == "sampled_softmax" and not self.settings.logq:
-                learned += np.log(sampler(self.settings).alpha)
+                learned += np.log(self._drawn[0])
             prior = torch.from_numpy(learned).softmax(-1).numpy()
         raw = self.probabilities(scores)[0]
         if self.settings.loss == "bpr":
             prior, raw = np.full((2, len(prior)), np.nan)
         order = np.argsort(-scores[0], kind="stable")
-        if self.data.split.protocol.exclude_seen if exclude_seen is None else exclude_seen:
+        if self.protocol["exclude_seen"] if exclude_seen is None else exclude_seen:
             order = order[~np.isin(order + 1, items)]
         first = order[:n]
         return pd.DataFrame(
             {
                 "rank": np.arange(1, len(first) + 1),
-                "item": data.item_ids[first + 1],
+                "item": data.item_ids[first + 1].tolist(),
                 "title": [data.title(item) for item in first + 1],
                 "probability": prior[first],
                 "raw": raw[first],
@@ -201,18 +339,88 @@ class Run:
             raise InputError(
                 f"{self.settings.name} learns differences of scores: there is no fixed point of σ(s)."
             )
-        beta, drawn = self.settings.beta(self.data.split.n_items), sampler(self.settings)
-        return (1.0 if self.settings.logq else drawn.alpha), beta, drawn.collisions
+        alpha, collisions = self._drawn
+        return (
+            (1.0 if self.settings.logq else alpha),
+            self.settings.beta(self.items.n_items),
+            collisions,
+        )
+
+
+def _other_version(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} comes from another version of gsas-lab: train the run again, "
+        "or check out the commit that its environment.json names."
+    )
+
+
+def _advice(name: str, run: Run) -> str:
+    if name in MADE_AGAIN:
+        return "train with the same settings, which makes it again from the weights."
+    return f"delete the folder {run.folder} and train the run again."
+
+
+def _history(given: Any) -> list[str]:
+    """A history as a user wrote it -> names of its items, in order."""
+    if isinstance(given, Mapping | Set | pd.DataFrame | bytes | bytearray):
+        raise InputError(
+            f"A history is a list of items, oldest first, and no {type(given).__name__}."
+        )
+    if (
+        isinstance(given, str)
+        or not isinstance(given, Iterable)
+        or getattr(given, "shape", None) == ()
+    ):
+        given = [given.item() if isinstance(given, np.ndarray) else given]
+    names = []
+    for place, item in enumerate(given, 1):
+        if isinstance(item, float | np.floating) and item == item // 1:  # pandas makes 55 a 55.0
+            item = int(item)
+        if not isinstance(item, str | int | float | np.generic) or isinstance(
+            item, bool | np.bool_
+        ):
+            raise InputError(
+                f"Item {place} of the history is {item!r}: give an id or a title, and no "
+                f"{type(item).__name__}."
+            )
+        if item != item:
+            raise InputError(f"Item {place} of the history is missing: leave it out.")
+        names.append(str(item))
+    return names
+
+
+def _known(catalogue: interactions.Interactions, names: list[str]) -> np.ndarray:
+    """Numbers of the items that the catalogue has (n,) int64; the others are skipped with a word."""
+    found, unknown = [], []
+    for name in names:
+        try:
+            found.append(catalogue.item(name))
+        except InputError as error:
+            unknown.append(name)
+            reason = error
+    if not names:
+        raise InputError("A history of 0 items: give 1 or more.")
+    if not found:
+        raise reason
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} of {len(names)} items of the history are skipped, as "
+            f"{catalogue.name} has no {', '.join(map(repr, unknown[:3]))}"
+            f"{' …' if len(unknown) > 3 else ''}.",
+            stacklevel=3,
+        )
+    return np.array(found, np.int64)
 
 
 def identity(settings: Settings, data: Data) -> str:
     """The run's name: a hash of everything that decides its result.
 
-    Settings at their defaults are left out of it, so that a new one does not rename old runs.
+    All settings, those at their defaults too, so that a changed default is another run; of the
+    data what was read, whatever the file's name and form; of the device what it comes down to.
     """
-    told = {item.name: getattr(settings, item.name) for item in fields(settings)
-            if getattr(settings, item.name) != item.default}  # fmt: skip
-    record = json.dumps([FORMAT, told, data.interactions.sha256], sort_keys=True)
+    told = {n: v for n, v in asdict(settings).items() if n not in OF_DATA}
+    told["device"] = choose_device(settings.device).type
+    record = json.dumps([FORMAT, told, data.digest], sort_keys=True)
     kind = settings.model if settings.model == "popularity" else f"{settings.model}-{settings.loss}"
     return f"{kind}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
 
@@ -223,13 +431,21 @@ def build(settings: Settings, split: splits.Split) -> Any:
         return Popularity(split.train, split.n_items)
     n_items, bias = split.n_items, None
     if settings.theory_start and settings.loss in BERNOULLI:
-        alpha = float(np.mean(sampler(settings).alpha))
+        alpha = float(np.mean(sampler(settings, split).alpha))
         start = theory.converged_logit(1 / n_items, alpha, settings.beta(n_items))
         bias = float(start) + (math.log(alpha) if settings.logq else 0.0)
+    return _network(settings, n_items, len(split.train), bias)
+
+
+def _network(settings: Settings, n_items: int, n_users: int, bias: float | None) -> Any:
+    """The model of these sizes; bias: of all scores, where it starts, or none."""
+    if settings.model == "popularity":
+        nobody = splits.Histories(np.zeros(0, np.int32), np.zeros(1, np.int64))
+        return Popularity(nobody, n_items)
     with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if settings.model == "mf":
-            return MF(len(split.train), n_items, settings.d)
+            return MF(n_users, n_items, settings.d)
         return {"sasrec": SASRec, "bert4rec": BERT4Rec}[settings.model](
             n_items,
             d=settings.d,
@@ -243,9 +459,8 @@ def build(settings: Settings, split: splits.Split) -> Any:
         )
 
 
-def sampler(settings: Settings) -> samplers.Sampler:
+def sampler(settings: Settings, split: splits.Split) -> samplers.Sampler:
     """What draws the settings' negatives, and how often which item."""
-    split = load_data(settings).split
     read = settings.max_length + (settings.model != "bert4rec")  # SASRec: with the item after
     held = 1.0
     if settings.sampler == "history-excluded":
@@ -269,25 +484,59 @@ def train(
 
     A run that was interrupted goes on after its last whole epoch. on_epoch(history) is called after
     each epoch with all rows so far. With several processes (distributed.py) the first one leaves the
-    folder; the others return when the training ends, before it is whole. InputError if another
-    process is training this run.
+    folder; the others return when the training ends, before it is whole.
+
+    InputError if another process is training this run, and if one of the files of the finished run
+    was damaged since: training is not repeated unasked. Damaged metrics and ranks are made again
+    from the weights.
     """
     data = load_data(settings)
     name = identity(settings, data)
     folder = files.runs_folder() / name
-    if distributed.from_first((folder / "metrics.json").exists):
-        return Run(settings, folder)
+    run = Run(settings, folder)
+    if distributed.from_first(lambda: _found(run, data)):
+        return run
     device = choose_device(settings.device)
-    drawn, n_items = sampler(settings), data.split.n_items
+    drawn, n_items = sampler(settings, data.split), data.split.n_items
     loss = training.objective(
         settings.loss, settings.k, settings.beta(n_items), drawn, n_items, settings.logq
     )
     model = build(settings, data.split).to(device)
     with files.locked(folder) if distributed.first() else nullcontext():
-        done = distributed.from_first((folder / "metrics.json").exists)
-        if not done:  # another process may have ended it just now
-            _train(settings, data, model, device, loss, folder, on_epoch)
+        # Another process may have ended it just now.
+        if not distributed.from_first((folder / files.MANIFEST).exists):
+            _train(settings, data, model, device, loss, drawn, folder, on_epoch)
     return Run(settings, folder)
+
+
+def _found(run: Run, data: Data) -> bool:
+    """Is it there, finished and whole? What can be made again is; InputError for the rest."""
+    folder = run.folder
+    if not (folder / files.MANIFEST).exists():
+        left = (folder / "model.safetensors").exists() and not (folder / "checkpoint.pt").exists()
+        if left and run.settings.model != "popularity":  # which has no checkpoint
+            raise InputError(
+                f"{folder / files.MANIFEST} is gone, so the finished run cannot be trusted: "
+                f"delete the folder {folder} to train it again."
+            )
+        return False
+    assert run.manifest is not None
+    if run.manifest["identity"] != folder.name:
+        raise InputError(
+            f"{folder} holds another run, {run.manifest['identity']}: move it to a name of its own."
+        )
+    damaged = run.damaged()
+    for name in damaged:
+        if name not in MADE_AGAIN:
+            run.read(name)  # says so
+    if damaged:
+        with files.locked(folder):
+            again = _evaluation(run.settings, data, run.model, run.manifest["trained"])
+            for name, content in again.items():
+                files.write(folder / name, content)
+            sums = {name: files.checksum(content) for name, content in again.items()}
+            files.write_manifest(folder, run.manifest | {"files": run.manifest["files"] | sums})
+    return True
 
 
 def _train(
@@ -296,14 +545,23 @@ def _train(
     model: Any,
     device: torch.device,
     loss: training.Objective,
+    drawn: samplers.Sampler,
     folder: Path,
     on_epoch: Callable[[list[dict[str, float]]], None] | None,
 ) -> None:
-    name = folder.name
+    dataset = settings.dataset
+    if _stamp(dataset):  # a file: found again from anywhere
+        dataset = str(Path(dataset).expanduser().absolute())
+    written: dict[str, bytes] = {}
+
+    def keep(name: str, content: bytes) -> None:
+        files.write(folder / name, content)
+        written[name] = content
+
     if distributed.first():
-        files.write_json(folder / "settings.json", asdict(settings))
-        files.write_json(folder / "protocol.json", data.split.protocol.as_dict())
-        files.write_json(folder / "environment.json", environment(device))
+        keep("settings.json", files.as_json(asdict(settings) | {"dataset": dataset}))
+        keep("protocol.json", files.as_json(data.split.protocol.as_dict()))
+        keep("environment.json", files.as_json(environment(device)))
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
@@ -323,7 +581,7 @@ def _train(
             _schedule(settings),
             validate,
             folder / "checkpoint.pt",
-            name,
+            folder.name,
             settings.seed,
             on_epoch,
             settings.name,
@@ -331,14 +589,7 @@ def _train(
     if not distributed.first():
         return
     history = pd.DataFrame(progress.history, columns=training.HISTORY)
-    outcome = ranking.examine(model, data.split.test, exclude, normalised=settings.normalised)
-    low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
-    pairwise = settings.loss == "bpr"  # whose scores say nothing alone, so that there is no p̂
-    result: dict[str, Any] = metrics.summary(outcome.ranks)
-    result |= {
-        "ndcg@10 95% interval": [low, high],
-        "mean sum of p": None if pairwise else float(outcome.sums.mean()),
-        "median sum of p": None if pairwise else float(np.median(outcome.sums)),
+    trained = {
         "validation ndcg@10": progress.best,
         "best epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -348,40 +599,100 @@ def _train(
         "device": str(device),
         "processes": distributed.processes(),
     }
-    files.write_checkpoint(folder / "model.pt", {"identity": name, "model": model.state_dict()})
-    files.write(folder / "history.csv", history.to_csv(index=False).encode())
+    keep("items.json", files.as_json(_catalogue(data, model, drawn)))
+    keep("model.safetensors", files.weights(model))
+    keep("history.csv", history.to_csv(index=False).encode())
+    for name, content in _evaluation(settings, data, model, trained).items():
+        keep(name, content)
+    files.write_manifest(
+        folder,
+        {
+            "format": FORMAT,
+            "identity": folder.name,
+            "data": data.digest,
+            "trained": trained,
+            "files": {name: files.checksum(content) for name, content in written.items()},
+        },
+    )
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def _catalogue(data: Data, model: Any, drawn: samplers.Sampler) -> dict[str, Any]:
+    """What a run needs of its data to serve: items.json."""
+    known, alpha = data.interactions, np.asarray(drawn.alpha).tolist()
+    return {
+        "ids": known.item_ids[1:].tolist(),
+        "titles": None if known.titles is None else [str(title) for title in known.titles[1:]],
+        "users": len(data.split.train),
+        "bias": None if getattr(model, "bias", None) is None else 0.0,  # its value is a weight
+        "alpha": alpha,
+        "collisions": drawn.collisions,
+    }
+
+
+def _evaluation(
+    settings: Settings, data: Data, model: Any, trained: dict[str, Any]
+) -> dict[str, bytes]:
+    """The test users ranked: contents of ranks.npy and metrics.json."""
+    split = data.split
+    outcome = ranking.examine(
+        model, split.test, split.protocol.exclude_seen, normalised=settings.normalised
+    )
+    low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
+    pairwise = settings.loss == "bpr"  # whose scores say nothing alone, so that there is no p̂
+    result: dict[str, Any] = metrics.summary(outcome.ranks)
+    result |= {
+        "ndcg@10 95% interval": [low, high],
+        "mean sum of p": None if pairwise else float(outcome.sums.mean()),
+        "median sum of p": None if pairwise else float(np.median(outcome.sums)),
+        **trained,
+    }
     saved = io.BytesIO()
     np.save(saved, outcome.ranks.astype(np.int32))
-    files.write(folder / "ranks.npy", saved.getvalue())
-    files.write_json(
-        folder / "metrics.json", result
-    )  # last: its presence says that the run is whole
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return {"ranks.npy": saved.getvalue(), "metrics.json": files.as_json(result)}
 
 
 def load(folder: str | Path) -> Run:
     """A run that was trained before, from its folder.
 
-    InputError if the folder is missing, its training has not ended, or another version made it.
+    Wherever the folder lies and whatever it is called. InputError if it is missing, its training
+    has not ended, another version made it, or one of its files is not as it was written.
     """
-    folder = Path(folder)
+    folder = files.chosen(folder, "folder")
     if not folder.is_dir():
         raise InputError(
             f"There is no run folder {folder}: runs are kept in {files.runs_folder()}."
         )
-    if not (folder / "metrics.json").exists():
-        raise InputError(f"{folder} holds no finished run: train it to its end first.")
-    try:
-        made_by = json.loads((folder / "environment.json").read_text()).get("format")
-        saved = json.loads((folder / "settings.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} cannot be read ({error}): train the run again.") from None
-    if made_by != str(FORMAT) or set(saved) - {item.name for item in fields(Settings)}:
+    if not (folder / files.MANIFEST).exists():
+        return _load_format_3(folder)
+    found = Run(Settings(), folder)  # to read by
+    if found.manifest is not None:
+        for name in found.damaged():
+            found.read(name)
+    return Run(_settings(folder, found.read("settings.json")), folder)
+
+
+def _load_format_3(folder: Path) -> Run:
+    if (folder / "model.safetensors").exists() or not (folder / "metrics.json").exists():
         raise InputError(
-            f"{folder} comes from another version of gsas-lab: train the run again, "
-            "or check out the commit that its environment.json names."
+            f"{folder} holds no finished run (no {files.MANIFEST}): train it to its end first."
         )
-    return Run(Settings(**saved), folder)
+    try:
+        made_by = files.read_json(folder / "environment.json").get("format")
+        saved = files.read(folder / "settings.json")
+        settings = None if made_by != "3" else _settings(folder, saved)
+    except InputError as error:
+        raise InputError(f"{folder} cannot be read: {error} Train the run again.") from None
+    if settings is None:
+        raise _other_version(folder)
+    return Run(settings, folder)
+
+
+def _settings(folder: Path, data: bytes) -> Settings:
+    saved = files.parsed(folder / "settings.json", data)
+    if set(saved) - {item.name for item in fields(Settings)}:
+        raise _other_version(folder)
+    return Settings(**saved)
 
 
 def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list[Run]:

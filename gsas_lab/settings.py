@@ -13,6 +13,14 @@ from gsas_lab.encoders import BLOCKS
 from gsas_lab.errors import InputError
 
 MODELS = ("sasrec", "bert4rec", "mf", "popularity")
+OF_DATA = (  # the settings that say what is read and how it is split
+    "dataset",
+    "min_user",
+    "min_item",
+    "split",
+    "validation_users",
+    "exclude_seen",
+)
 BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
 
 
@@ -67,6 +75,9 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value, choices = getattr(self, item.name), item.metadata["choices"]
+            if item.type == bool | None and isinstance(value, str) and value.lower() == "none":
+                value = None  # shells, TOML and papermill have no other word for it
+                object.__setattr__(self, item.name, value)
             if not _fits(value, item.type):
                 raise InputError(
                     f"{item.name} = {value!r} is not of type {_type_name(item.type)}: "

@@ -218,7 +218,7 @@ def run(
             jobs[name] = by_run.setdefault(found, _Job(settings, found))
             record[name] |= {"run": found, "protocol": data.split.protocol.as_dict()}
         for job in by_run.values():
-            if (files.runs_folder() / job.run / "metrics.json").exists():
+            if (files.runs_folder() / job.run / files.MANIFEST).exists():
                 job.ends("found")
         environment = runs.environment(runs.choose_device("auto"))
         files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})

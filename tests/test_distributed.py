@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gsas_lab import __main__ as command_line
 from gsas_lab import batches, distributed, files
@@ -118,7 +119,7 @@ def one(folder, monkeypatch):
 def result(folder, runs, loss):
     """History, metrics and weights of the one run with this loss, and its folder's name."""
     (run,) = (folder / runs).glob(f"sasrec-{loss}-*")
-    weights = torch.load(run / "model.pt", weights_only=True)["model"]
+    weights = load_file(run / "model.safetensors")
     told = json.loads((run / "metrics.json").read_text())
     return pd.read_csv(run / "history.csv"), told, weights, run.name
 
@@ -165,7 +166,7 @@ def test_a_killed_process_ends_the_others_and_all_go_on_from_its_checkpoint(fold
     status, _, errors = torchrun(folder, "killed", "--", "killed.py", *words)
     assert status != 0 and "SIGKILL" in errors
     (run,) = (folder / "killed").iterdir()
-    assert (run / "checkpoint.pt").exists() and not (run / "metrics.json").exists()
+    assert (run / "checkpoint.pt").exists() and not (run / "manifest.json").exists()
     status, _, errors = torchrun(folder, "killed", "-m", "--", "gsas_lab", *words)
     assert status == 0, errors
     whole, again = (result(folder, runs, "gbce") for runs in ("two", "killed"))

@@ -81,7 +81,7 @@ def killed_and_continued(name, place):
 
 def finished():
     """Finished runs, and when they were written."""
-    found = files.runs_folder().glob("*/metrics.json")
+    found = files.runs_folder().glob("*/manifest.json")
     return {path.parent.name: path.stat().st_mtime_ns for path in found}
 
 

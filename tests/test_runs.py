@@ -76,8 +76,9 @@ def test_a_run_folder_holds_its_evidence_and_is_found_again(small_world):
     names = {file.name for file in run.folder.iterdir()}
     assert names == {
         "settings.json", "protocol.json", "environment.json", "metrics.json", "history.csv",
-        "model.pt", "ranks.npy",
+        "items.json", "model.safetensors", "ranks.npy", "manifest.json",
     }  # fmt: skip
+    assert names == {*runs.FILES, files.MANIFEST} and not run.damaged()
     assert Settings(**json.loads((run.folder / "settings.json").read_text())) == small_world
     environment = json.loads((run.folder / "environment.json").read_text())
     assert {"commit", "date", "device", "torch", "python"} <= set(environment)
@@ -91,21 +92,26 @@ def test_a_saved_run_is_loaded_from_its_folder(small_world):
     run = runs.train(small_world)
     loaded = runs.load(str(run.folder))
     assert loaded == run and loaded.metrics == run.metrics
-    saved = json.loads((run.folder / "settings.json").read_text())
-    del saved["logq"]  # as of a version that had no such setting
-    (run.folder / "settings.json").write_text(json.dumps(saved))
-    assert runs.load(run.folder) == run
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.parametrize(
     "damage, message",
     [
         (lambda folder: shutil.rmtree(folder), "There is no run folder"),
-        (lambda folder: (folder / "metrics.json").unlink(), "no finished run"),
-        (lambda folder: (folder / "settings.json").write_text('{"kk": 1}'), "another version"),
-        (lambda folder: (folder / "environment.json").write_text("{}"), "another version"),
-        (lambda folder: (folder / "environment.json").unlink(), "cannot be read"),
-        (lambda folder: (folder / "settings.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no finished run"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "it is damaged"),
+        (lambda folder: edit(folder / "manifest.json", format=5), "another version"),
+        (lambda folder: edit(folder / "manifest.json", identity="x"), "not as it was written"),
+        (
+            lambda folder: edit(folder / "settings.json", k=5),
+            "settings.json is damaged or was edit",
+        ),
+        (lambda folder: (folder / "environment.json").unlink(), "environment.json cannot be read"),
+        (lambda folder: (folder / "metrics.json").write_text(""), "train with the same settings"),
     ],
 )
 def test_what_is_no_run_of_this_version_is_not_loaded(small_world, damage, message):
@@ -116,7 +122,8 @@ def test_what_is_no_run_of_this_version_is_not_loaded(small_world, damage, messa
 
 
 @pytest.mark.parametrize(
-    "name", ["settings.json", "environment.json", "history.csv", "ranks.npy", "metrics.json"]
+    "name",
+    [*runs.FILES, files.MANIFEST],
 )
 def test_a_full_disk_is_one_sentence_and_costs_no_training(small_world, monkeypatch, name):
     finished = runs.train(replace(small_world, epochs=1))
@@ -299,9 +306,23 @@ def test_a_probability_is_never_above_one_even_with_collisions(small_world, monk
 @pytest.mark.parametrize(
     "history, n, message",
     [
-        ([], 10, "A history of 0 items and n = 10"),
-        ([1], 0, "A history of 1 items and n = 0"),
-        ([1, 61], 10, "has no item '61': give an id of its file, such as 1, 2, 3"),
+        ([], 10, "A history of 0 items"),
+        ([1], 0, "n = 0 recommendations"),
+        ([1], True, "n = True recommendations"),
+        ([1], "3", "n = '3' recommendations"),
+        ([61], 10, "has no item '61': give an id of its file, such as 1, 2, 3"),
+        ("55 12", 10, "has no item '55 12'"),
+        ({1, 2}, 10, "oldest first, and no set"),
+        ({1: 2}, 10, "oldest first, and no dict"),
+        (b"55", 10, "oldest first, and no bytes"),
+        (pd.DataFrame({"item": [1]}), 10, "oldest first, and no DataFrame"),
+        ([[1, 2]], 10, r"Item 1 of the history is \[1, 2\]"),
+        (np.array([[1, 2]]), 10, "Item 1 of the history is array"),
+        ([1, None], 10, "Item 2 of the history is None"),
+        ([1, b"2"], 10, "Item 2 of the history is b'2'"),
+        ([True], 10, "Item 1 of the history is True"),
+        (pd.Series([1, np.nan]), 10, "Item 2 of the history is missing"),
+        (None, 10, "Item 1 of the history is None"),
         ([0], 10, "has no item '0'"),
         (["Heat (1995)"], 10, r"has no item 'Heat \(1995\)'"),
     ],

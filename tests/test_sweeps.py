@@ -72,7 +72,7 @@ def whole(place):
 def trainer(folder):
     """The process that trains a run now, as its lock says; 0 for none."""
     text = (folder / "lock").read_text() if (folder / "lock").exists() else ""
-    return int(text.split()[0]) if text and not (folder / "metrics.json").exists() else 0
+    return int(text.split()[0]) if text and not (folder / "manifest.json").exists() else 0
 
 
 def alive(process):

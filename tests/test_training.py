@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gsas_lab import files, recipes, runs, training
 from gsas_lab.errors import InputError
@@ -78,8 +79,8 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     first.communicate()
     killed = start("killed").communicate()[0].strip()
     whole = start("whole").communicate()[0].strip()
-    saved = [torch.load(f"{folder}/model.pt", weights_only=True) for folder in (killed, whole)]
-    assert same(saved[0]["model"], saved[1]["model"])
+    saved = [load_file(f"{folder}/model.safetensors") for folder in (killed, whole)]
+    assert same(*saved)
 
 
 def test_runs_side_by_side_end_with_the_weights_of_one_by_one(small_world, monkeypatch, tmp_path):
@@ -141,16 +142,20 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(small_world, monkeypatch
         runs.train(small_world)
 
 
-def test_a_foreign_or_broken_checkpoint_is_refused(small_world, tmp_path):
-    run = runs.train(small_world)
-    file = run.folder / "model.pt"
+def test_a_foreign_or_broken_checkpoint_is_refused(tmp_path):
+    file, name = tmp_path / "checkpoint.pt", "bce-123456789abc"
+    files.write_checkpoint(file, {"identity": name, "model": {"w": torch.arange(9.0)}})
+    assert files.read_checkpoint(file, name)["model"]["w"].tolist() == list(range(9))
     with pytest.raises(InputError, match="belongs to another model"):
         files.read_checkpoint(file, "bce-000000000000")
     whole = file.read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+    flipped = [bytearray(whole) for _ in range(40)]
+    for number, broken in enumerate(flipped):
+        broken[number * len(whole) // 40] ^= 1 << number % 8
+    for broken in (whole[: len(whole) // 2], b"", b"not a checkpoint", whole + b"x", *flipped):
         file.write_bytes(broken)
         with pytest.raises(InputError, match="not a whole checkpoint"):
-            files.read_checkpoint(file, run.folder.name)
+            files.read_checkpoint(file, name)
     with pytest.raises(InputError, match="does not exist"):
         files.read_checkpoint(tmp_path / "none.pt", "x")
 
@@ -160,7 +165,7 @@ def test_nothing_in_a_checkpoint_can_run_code(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
-    torch.save({"identity": "x", "model": Evil()}, tmp_path / "evil.pt")
+    files.write_checkpoint(tmp_path / "evil.pt", {"identity": "x", "model": Evil()})
     with pytest.raises(InputError, match="not a whole checkpoint"):
         files.read_checkpoint(tmp_path / "evil.pt", "x")
     assert not (tmp_path / "ran").exists()
