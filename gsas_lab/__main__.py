@@ -5,7 +5,7 @@
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 
 def _stopped_early(*_: Any) -> None:
@@ -25,7 +25,7 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from gsas_lab import diagnosis, distributed, evidence, files, interactions, recipes, runs
+from gsas_lab import diagnosis, distributed, evidence, files, interactions, recipes, runs, shelf
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
 
@@ -41,6 +41,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         if signal.getsignal(signal.SIGINT) is _stopped_early:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if os.environ.get("GSAS_LAB_RUNS"):  # one folder for kernels and workers, wherever they run
+            os.environ["GSAS_LAB_RUNS"] = str(files.runs_folder())
         arguments = _parser().parse_args(words)
         arguments.command(arguments)
     except (InputError, OSError) as error:
@@ -53,8 +55,8 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    given = {f.name: getattr(arguments, f.name) for f in fields(Settings)}
-    given = {name: value for name, value in given.items() if value is not None}
+    known = {item.name for item in fields(Settings)}
+    given = {name: value for name, value in vars(arguments).items() if name in known}
     settings = recipes.settings(arguments.recipe, arguments.profile, given)
     with distributed.group(runs.choose_device(settings.device)):
         run = runs.train(settings)
@@ -63,6 +65,15 @@ def _train(arguments: argparse.Namespace) -> None:
     for name, value in run.metrics.items():
         print(f"{name:>20}  {value:.4f}" if isinstance(value, float) else f"{name:>20}  {value}")
     print(f"{run.data.split.protocol}\n{run.folder}")
+
+
+def _runs(arguments: argparse.Namespace) -> None:
+    table = shelf.table(arguments.folder)
+    print(table.to_string(index=False) if len(table) else "No run was trained yet.")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    print(shelf.compare(shelf.find(arguments.one), shelf.find(arguments.other)))
 
 
 def _describe(arguments: argparse.Namespace) -> None:
@@ -199,7 +210,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gsas_lab", description=__doc__)
+    parser = _Parser(prog="python -m gsas_lab", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     train = commands.add_parser(
@@ -209,18 +220,34 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", choices=recipes.RECIPES, default="sasrec", help="where to start from"
     )
     train.add_argument(
-        "--profile", choices=recipes.PROFILES, default="paper", help="the budget, see recipes.py"
+        "--profile",
+        choices=recipes.PROFILES,
+        default="quick",
+        help="the budget: half a minute, minutes (if nothing is said), or the paper's hours to days",
     )
+    parsers: dict[Any, Any] = {bool: _truth, bool | None: _truth_or_none}
     for item in fields(Settings):
         default = item.default
         train.add_argument(
             f"--{item.name.replace('_', '-')}",
-            type=_truth if item.type in (bool, bool | None) else item.type,
+            type=parsers.get(item.type, item.type),
+            default=argparse.SUPPRESS,
             choices=item.metadata["choices"] or None,
             metavar=None if item.metadata["choices"] else "X",
             help=f"{item.metadata['help']} (recipe's default; the paper's SASRec: {default})",
         )
     train.set_defaults(command=_train)
+
+    listed = commands.add_parser("runs", help="what was trained: system, data, metrics, date")
+    listed.add_argument("folder", type=_path, nargs="?", help="of run folders; none: outputs/runs")
+    listed.set_defaults(command=_runs)
+
+    compared = commands.add_parser(
+        "compare", help="two runs: settings that differ, metrics, a paired test over users"
+    )
+    for name in ("one", "other"):
+        compared.add_argument(name, help="a run folder, or the start of a name as `runs` lists it")
+    compared.set_defaults(command=_compare)
 
     describe = commands.add_parser("describe", help="sizes of a data set")
     describe.add_argument("dataset")
@@ -229,10 +256,14 @@ def _parser() -> argparse.ArgumentParser:
     describe.set_defaults(command=_describe)
 
     sweep = commands.add_parser("sweep", help="train a grid of runs, side by side")
-    sweep.add_argument("grid", type=Path, help="a TOML file, such as notebooks/sweeps/figure3.toml")
+    sweep.add_argument(
+        "grid", type=_path, help="a TOML file, such as notebooks/sweeps/figure3.toml"
+    )
     sweep.add_argument("--dataset", help="instead of the file's")
     sweep.add_argument("--profile", choices=recipes.PROFILES, help="instead of the file's")
-    sweep.add_argument("--output", type=Path, help="folder; outputs/<grid>-<what is given> if none")
+    sweep.add_argument(
+        "--output", type=_path, help="folder; outputs/<grid>-<what is given> if none"
+    )
     sweep.add_argument("--at-once", type=int, help="runs side by side; none: one a core or GPU")
     sweep.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
@@ -247,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="one page about a sweep, beside the paper's numbers"
     )
-    report.add_argument("folder", type=Path, help="the sweep's, such as outputs/figure3")
+    report.add_argument("folder", type=_path, help="the sweep's, such as outputs/figure3")
     report.set_defaults(command=_report)
 
     diagnose = commands.add_parser(
@@ -266,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
 
     notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")
     notebooks.add_argument("--dataset", default="known-truth")
-    notebooks.add_argument("--output", type=Path, help="folder; outputs/<data set>-<time> if none")
+    notebooks.add_argument("--output", type=_path, help="folder; outputs/<data set>-<time> if none")
     notebooks.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
         help="a parameter for every notebook that declares it",
@@ -275,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
 
     site = commands.add_parser("site", help="pages for readers without a kernel: outputs/site")
     site.add_argument("--dataset", default="known-truth")
-    site.add_argument("--output", type=Path, default=files.ROOT / "outputs" / "site")
+    site.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "site")
     site.set_defaults(command=_site)
 
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
@@ -283,9 +314,25 @@ def _parser() -> argparse.ArgumentParser:
 
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")
     evidence.add_argument("--dataset", default="known-truth")
-    evidence.add_argument("--output", type=Path, default=files.ROOT / "outputs" / "reference")
+    evidence.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "reference")
     evidence.set_defaults(command=_evidence)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help explains each word.")
+
+
+def _path(text: str) -> Path:
+    try:
+        return files.chosen(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _truth_or_none(text: str) -> bool | None:
+    return None if text.lower() == "none" else _truth(text)
 
 
 def _truth(text: str) -> bool:

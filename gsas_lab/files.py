@@ -62,19 +62,18 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         # A link is not followed, and opening a FIFO waits for nobody.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = open(os.open(path, flags, 0o644), "r+", errors="replace")
+        number = os.open(path, flags, 0o644)
     except (OSError, ValueError) as error:
         if path.is_symlink() or path.is_dir():
             raise _no_lock(path) from None
         raise InputError(
             f"{folder} cannot be written ({_reason(error)}): check the disk."
         ) from None
-    with file:
-        if (
-            not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            or os.fstat(file.fileno()).st_nlink > 1
-        ):
-            raise _no_lock(path)
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(number)
+        raise _no_lock(path)
+    with open(number, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,6 +1,7 @@
 """A model and held-out users -> ranks of their targets over the whole catalogue, Σp, first items."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.splits import Holdout, Split
 
 _SCORES = 1 << 25  # held at once at evaluation: 128 MB
+_PATIENCE = 5.0  # seconds without a word
 _BLOCK = 2**21  # scores compared at once: three masks of 2 MiB stay in a core's cache
 
 
@@ -162,10 +164,27 @@ def score_in_batches(model: Any, holdout: Holdout) -> Iterator[tuple[Tensor, np.
     rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
     device = getattr(model, "table", torch.empty(0)).device
     order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
-    for start in range(0, len(order), rows_at_once):
+    for start in _bar(range(0, len(order), rows_at_once)):
         rows = order[start : start + rows_at_once]
         if getattr(model, "by_user", False):
             given = torch.from_numpy(holdout.users[rows])
         else:
             given = pad_right([holdout.histories[row] for row in rows], model.max_length)
         yield model.score(given.to(device)).cpu(), rows
+
+
+def _bar(batches: range) -> Iterable[int]:
+    """With the time left, where it takes longer than _PATIENCE; silent without tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return batches
+    return tqdm(
+        batches,
+        desc="ranking the whole catalogue",
+        bar_format="{desc}: {percentage:.0f} % [{elapsed}, {remaining} left]",
+        delay=_PATIENCE,
+        mininterval=1,
+        leave=False,
+        disable="TQDM_DISABLE" in os.environ,
+    )

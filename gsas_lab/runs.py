@@ -151,6 +151,12 @@ class Run:
             return []
         return [name for name in FILES if not self._whole(name)]
 
+    def require_files(self) -> None:
+        """InputError if one of its files is missing; their content is not read."""
+        for name in FILES if self.manifest else ():
+            if not (self.folder / name).exists():
+                raise InputError(f"{self.folder / name} is missing: {_advice(name, self)}")
+
     def _whole(self, name: str) -> bool:
         try:
             self.read(name)
@@ -663,13 +669,17 @@ def load(folder: str | Path) -> Run:
         raise InputError(
             f"There is no run folder {folder}: runs are kept in {files.runs_folder()}."
         )
+    found = opened(folder)
+    for name in found.damaged():
+        found.read(name)
+    return found
+
+
+def opened(folder: Path) -> Run:
+    """`load` without reading each file: only what is asked for later is checked, when it is read."""
     if not (folder / files.MANIFEST).exists():
         return _load_format_3(folder)
-    found = Run(Settings(), folder)  # to read by
-    if found.manifest is not None:
-        for name in found.damaged():
-            found.read(name)
-    return Run(_settings(folder, found.read("settings.json")), folder)
+    return Run(_settings(folder, Run(Settings(), folder).read("settings.json")), folder)
 
 
 def _load_format_3(folder: Path) -> Run:
