@@ -1,4 +1,5 @@
-# make run    executes the notebooks: DATASET=known-truth (default), ml-1m, beauty, … or a file
+# make run    executes the notebooks: DATASET=known-truth (default), ml-1m, beauty, … or a file, whose
+#             path starts here; WITH="min_user=3 seed=2" sets parameters
 # make lab    opens them in JupyterLab
 # make site   the same as pages for readers without a kernel, with every explorer: outputs/site
 # make exercises   notebooks/exercises from notebooks/solutions
@@ -22,15 +23,18 @@ N ?= 20000
 
 .PHONY: run lab site exercises bench bench-gpu test fuzz check
 
+# As it was typed, $ and quotes included: the shell reads it from the environment.
+run site: export GSAS_LAB_DATASET = $(value DATASET)
+
 run: $(READY)
-	@$(BIN)/python -m gsas_lab notebooks --dataset "$(DATASET)"
+	@$(BIN)/python -m gsas_lab notebooks --dataset="$$GSAS_LAB_DATASET" $(WITH:%=-p %)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 site: $(READY)
-	@$(BIN)/python -m gsas_lab site --dataset "$(DATASET)"
+	@$(BIN)/python -m gsas_lab site --dataset="$$GSAS_LAB_DATASET"
 
 exercises: $(READY)
 	@$(BIN)/python -m gsas_lab exercises

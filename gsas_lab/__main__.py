@@ -44,6 +44,7 @@ def main(words: list[str] | None = None) -> int:
         if os.environ.get("GSAS_LAB_RUNS"):  # one folder for kernels and workers, wherever they run
             os.environ["GSAS_LAB_RUNS"] = str(files.runs_folder())
         arguments = _parser().parse_args(words)
+        files.settle_folders()
         arguments.command(arguments)
     except (InputError, OSError) as error:
         print(f"gsas-lab: {error}", file=sys.stderr)
@@ -95,15 +96,14 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
+    dataset = interactions.place(arguments.dataset)
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = files.ROOT / "outputs" / f"{Path(arguments.dataset).stem}-{stamp}"
-    _publish(
-        arguments.dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter))
-    )
+    folder = files.ROOT / "outputs" / f"{Path(dataset).stem}-{stamp}"
+    _publish(dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter)))
 
 
 def _site(arguments: argparse.Namespace) -> None:
-    dataset = arguments.dataset
+    dataset = interactions.place(arguments.dataset)
 
     def gallery(folder: Path) -> dict[str, str]:
         from gsas_lab import explorers, paper, publish, results, theory_explorers
@@ -113,7 +113,7 @@ def _site(arguments: argparse.Namespace) -> None:
         )
         story += "00, 01, 02, 04 and 05, there are more sliders."
         figures = theory_explorers.gallery(recipes.systems(dataset))
-        if (results.REFERENCE / Path(dataset).stem / "figure3").exists():
+        if (results.REFERENCE / dataset / "figure3").exists():
             swept = results.of_paper("figure3", dataset)
             theirs = {"NDCG@10": paper.figure_3()} if dataset in results.IN_PAPER else None
             figures[f"Figure 3. {swept.source}"] = explorers.grid_explorer(
@@ -145,20 +145,30 @@ def _publish(
             shutil.copy(file, partial / name)
         return pages
 
-    runs.load_data(Settings(dataset=dataset))  # refuse a bad data set before anything starts
     chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not chosen:
         raise InputError(f"{NOTEBOOKS} holds no notebooks: run from the project's checkout.")
-    protocol = runs.load_data(Settings(dataset=dataset)).split.protocol
+    # Refuse bad data and bad settings before anything starts, by the settings of all that follows.
+    publish.check_parameters(chosen, {"dataset": dataset} | given, recipes.SHARED)
+    Settings(
+        **{name: given[name] for name in given if name in recipes.OWN and given[name] is not None}
+    )
+    shared = {name: given[name] for name in given if name in recipes.SHARED}
+    systems = recipes.systems(dataset, **shared)
+    data = runs.load_data(next(iter(systems.values())))
+    evidence.shown_row(data, given.get("shown_user"))
+    protocol = data.split.protocol
+    print(recipes.scaling(dataset, **shared))
     index = publish.execute_all(
         chosen,
         folder,
         {"dataset": dataset} | given,
-        lambda: evidence.summary(dataset),
+        lambda: evidence.summary(dataset, **shared),
         str(protocol),
         beside,
+        recipes.SHARED,
     )
-    print(f"\n{evidence.summary(dataset).to_string()}\n\n{protocol}\n\n{index}")
+    print(f"\n{evidence.summary(dataset, **shared).to_string()}\n\n{protocol}\n\n{index}")
 
 
 def _exercises(_arguments: argparse.Namespace) -> None:
@@ -300,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--output", type=_path, help="folder; outputs/<data set>-<time> if none")
     notebooks.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-        help="a parameter for every notebook that declares it",
+        help="a setting for all notebooks, or a parameter for those that declare it",
     )  # fmt: skip
     notebooks.set_defaults(command=_notebooks)
 

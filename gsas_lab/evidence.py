@@ -1,27 +1,54 @@
 """Runs -> the tables and curves of the notebooks and of outputs/reference, each with what made it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gsas_lab import calibration, recipes, runs, theory
-from gsas_lab.settings import BERNOULLI, Settings
+from gsas_lab.errors import InputError
+from gsas_lab.settings import BERNOULLI, DATA, Settings
+from gsas_lab.splits import Holdout
 from gsas_lab.worlds import WORLDS
 
 _RANKING = ("recall@1", "recall@10", "ndcg@10")
+_PAIRS = 20_000_000  # of user and item: 80 MB of scores
 
 
-def summary(dataset: str) -> pd.DataFrame:
+def some(holdout: Holdout, n_items: int, users: int = 2000) -> Holdout:
+    """The first users of a holdout: so many, or fewer where the catalogue is large (20 million
+    pairs of user and item), at least one.
+    """
+    return holdout.first(max(1, min(users, _PAIRS // n_items)))
+
+
+def shown_row(data: runs.Data, user: int | str | None) -> int:
+    """The row of the user whom notebook 01 shows.
+
+    None: user 963 of the paper's Figure 1 where the data set has that id, else its first user.
+    Raises InputError for an id that it does not have.
+    """
+    if user is not None:
+        return data.interactions.row(user)
+    try:
+        return data.interactions.row(963)
+    except InputError:
+        return 0
+
+
+def summary(dataset: str, **given: Any) -> pd.DataFrame:
     """One row a system, trained now if it was not before; the floor first. Test users.
 
     "Σp" is the mean over users of all predicted probabilities; "ΣP inverted" pushes the same scores
     through the inverse of Theorem 5.1, which gives 1 where it holds; "seconds" are training's.
+    given: settings of all systems, see `recipes.systems`.
     """
-    floor = runs.train(recipes.paper(recipes.popularity(), dataset)).metrics
+    of_data = {name: given[name] for name in given if name in DATA}
+    floor = runs.train(replace(recipes.paper(recipes.popularity(), dataset), **of_data)).metrics
     rows: dict[str, dict[str, Any]] = {"Popularity": {name: floor[name] for name in _RANKING}}
-    for name, settings in recipes.systems(dataset).items():
+    for name, settings in recipes.systems(dataset, **given).items():
         run = runs.train(settings)
         rows[name] = run.metrics | {"k": settings.k, "t": settings.t}
         if settings.loss == "softmax":
@@ -61,8 +88,9 @@ def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
     The fits see the validation users' scores of the items that may be recommended.
     """
     split = run.data.split
-    scores, hit = run.scores(split.validation), split.validation.hits(split.n_items)
-    may = split.validation.candidates(split.n_items, split.protocol.exclude_seen)
+    held = some(split.validation, split.n_items)
+    scores, hit = run.scores(held), held.hits(split.n_items)
+    may = held.candidates(split.n_items, split.protocol.exclude_seen)
     pairs = scores[may], hit[may]
     return {
         "raw σ(s)": calibration.analytic(1.0, 1.0),  # an offset of 0
@@ -76,7 +104,7 @@ def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
     """`calibration.compare` of the above on the first test users."""
     split = run.data.split
-    test = split.test.first(users)
+    test = some(split.test, split.n_items, users)
     return calibration.compare(
         recalibrations(run),
         run.scores(test),
@@ -106,9 +134,9 @@ def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFr
 
 def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     """Mean ΣP of the first test users when Theorem 5.1 is inverted on the scores; 1 if it holds."""
-    test = run.data.split.test
-    some = test.first(users)
-    prior = theory.prior_from_logit(run.scores(some), *run.fixed_point)
+    split = run.data.split
+    scores = run.scores(some(split.test, split.n_items, users))
+    prior = theory.prior_from_logit(scores, *run.fixed_point)
     return float(prior.sum(axis=1).mean())
 
 

@@ -8,7 +8,9 @@ one where GSAS_LAB_HEADLESS is set or plotly has no widgets.
 
 import html
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -85,16 +87,41 @@ class Explorer:
     static: Callable[[], go.Figure]
 
     def show(self) -> None:
-        """Display the live form; the static one if headless or without anywidget."""
+        """Display the live form; the static one if headless or without anywidget.
+
+        The static form is stored beside the live one, as HTML, for whoever converts the notebook.
+        """
+        figure = self.static()
+        bundle = {"text/plain": str(_heading(figure)), "text/html": _page_part(figure)}
+        live: dict[str, Any] = {}
         if not os.environ.get("GSAS_LAB_HEADLESS"):
-            try:
-                return display(self.live())
-            except ImportError:  # plotly's FigureWidget needs anywidget
-                pass
-        renderer = plotly.io.renderers["plotly_mimetype"]  # no plotly.js: the page has it once
-        display(renderer.to_mimebundle(self.static().to_dict()), raw=True)
+            with suppress(ImportError):  # plotly's FigureWidget needs anywidget
+                live = self.live()._repr_mimebundle_() or {}
+        if not live:
+            renderer = plotly.io.renderers["plotly_mimetype"]  # no plotly.js: the page has it once
+            live = renderer.to_mimebundle(figure.to_dict())
+        bundle |= {kind: part for kind, part in live.items() if kind != "text/plain"}
+        display(bundle, raw=True)
 
     _ipython_display_ = show
+
+
+def _page_part(figure: go.Figure) -> str:
+    """A figure as a part of any page; a sentence where scripts are not allowed to run.
+
+    plotly.js, 5 MB, comes from its public address and is not stored with each figure.
+    """
+    drawn = plotly.io.to_html(figure, full_html=False, include_plotlyjs="cdn", auto_play=False)
+    return (
+        f"<div><p>{html.escape(_heading(figure))}: an interactive figure. It is drawn where scripts "
+        "may run: in JupyterLab, after <code>jupyter nbconvert --to html</code>, on nbviewer, on the "
+        "pages of <code>make run</code>.</p><script>document.currentScript.parentElement.remove()"
+        f"</script></div>{drawn}"
+    )
+
+
+def _heading(figure: go.Figure) -> str:
+    return re.sub("<[^>]*>", " ", figure.layout.title.text or "Figure").strip()
 
 
 # 1. Any user: probabilities by rank, titles, Σp (Figure 1)
@@ -504,7 +531,7 @@ def from_outcomes(
 ) -> tuple[dict[str, TopItems], Users]:
     """What `user_explorer` needs, of all test users: each system's first items, and who they are."""
     test, known = data.split.test, data.interactions
-    titles = np.array([known.title(item) for item in range(known.n_items + 1)])
+    titles = np.array(["", *(known.title(item) for item in range(1, known.n_items + 1))])
     recent = np.stack([np.pad(test.histories[u], (5, 0))[-5:] for u in range(len(test.users))])
     systems = {
         name: TopItems(o.prob[:, :ranks], o.items[:, :ranks], o.sums, o.ranks)

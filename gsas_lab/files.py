@@ -50,6 +50,13 @@ def runs_folder() -> Path:
     return _STARTED / chosen(given, "GSAS_LAB_RUNS") if given else ROOT / "outputs" / "runs"
 
 
+def settle_folders() -> None:
+    """The folders that GSAS_LAB_… name -> absolute ones, for kernels and workers that run elsewhere."""
+    for name in ("GSAS_LAB_RUNS", "GSAS_LAB_DATA", "GSAS_LAB_CACHE"):
+        if given := os.environ.get(name):
+            os.environ[name] = str(_STARTED / chosen(given, name))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make a folder and be the only process to work in it; InputError if another one does.

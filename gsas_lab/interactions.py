@@ -176,6 +176,15 @@ def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> I
     return Interactions(path.name, **_parsed(path, data, min_user, min_item))
 
 
+def place(name_or_path: str | Path) -> str:
+    """A data set's name as it is; a file's path absolute, so that it means the same in any folder."""
+    name = str(name_or_path)
+    if name in WORLDS or name in _registry():
+        return name
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() or path.parent != Path() or path.suffix else name
+
+
 def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
     """All users of a known-truth world; its items repeat, so evaluation keeps the seen ones."""
     items = world.sample()  # (n_users, length)

@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -54,10 +54,11 @@ def execute_all(
     summary: Callable[[], pd.DataFrame] | None = None,
     note: str = "",
     beside: Callable[[Path], dict[str, str]] | None = None,
+    everywhere: Collection[str] = (),
 ) -> Path:
     """Execute notebooks in order; leave them, their pages and index.html in folder.
 
-    Each notebook gets those of the parameters that it declares. After the last notebook summary()
+    Each notebook gets those of the parameters that it declares or that stand in everywhere. After the last notebook summary()
     gives a table for the index and beside(folder) writes further files there: it returns the pages
     among them, title -> file name. note: a line below the table. Returns the index's path.
 
@@ -68,7 +69,7 @@ def execute_all(
     <folder>.partial, executed as far as it came.
     """
     folder = folder.resolve()
-    own = check_parameters(notebooks, parameters)
+    own = check_parameters(notebooks, parameters, everywhere)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -89,29 +90,33 @@ def execute_all(
 
 
 def check_parameters(
-    notebooks: Sequence[Path], parameters: dict[str, Any]
+    notebooks: Sequence[Path], parameters: dict[str, Any], everywhere: Collection[str] = ()
 ) -> dict[Path, dict[str, Any]]:
-    """The parameters that each notebook declares, of those given (papermill would only warn).
+    """For each notebook, of the parameters given, those that it declares and those in everywhere.
 
     Raises InputError for a missing notebook, a parameter that no notebook declares, or a value of
-    another type than the declared one (a whole number is accepted as a float; None fits anything).
+    another type than the declared one (a whole number is accepted as a float; any number or text
+    where None is declared).
     """
     own = {}
     for notebook in notebooks:
         if not notebook.is_file():
             raise InputError(f"{notebook} does not exist: run from the project's checkout.")
         declared = declared_parameters(_read(notebook))
-        own[notebook] = {name: parameters[name] for name in parameters if name in declared}
+        own[notebook] = {n: v for n, v in parameters.items() if n in declared or n in everywhere}
         for name, value in own[notebook].items():
-            if not _fits(value, declared[name]):
+            if name in declared and not _fits(value, declared[name]):
                 raise InputError(
                     f"Parameter '{name}' of {notebook.name} must be of type "
                     f"{type(declared[name]).__name__}, as {declared[name]!r} is, not {value!r}."
                 )
     for name in parameters:
         if not any(name in given for given in own.values()):
-            known = sorted({n for book in notebooks for n in declared_parameters(_read(book))})
-            raise InputError(f"Unknown parameter '{name}': the notebooks know {', '.join(known)}.")
+            known = {n for book in notebooks for n in declared_parameters(_read(book))}
+            known |= set(everywhere)
+            raise InputError(
+                f"Unknown parameter '{name}': the notebooks know {', '.join(sorted(known))}."
+            )
     return own
 
 
@@ -317,10 +322,11 @@ def _shown(output: NotebookNode, name: str) -> NotebookNode | None:
     data = output.get("data", {})
     if PLOT in data:
         output.data = NotebookNode({"text/html": _plot(data[PLOT], name)})
+    elif "text/html" in data:
+        data.pop(WIDGET, None)
+        data["text/html"] = _offline(data["text/html"])
     elif WIDGET in data:
         return None
-    elif "text/html" in data:
-        data["text/html"] = _offline(data["text/html"])
     return output
 
 
@@ -399,8 +405,8 @@ def _first(pattern: re.Pattern[str], book: NotebookNode) -> str:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    if value is None or default is None:
-        return True
+    if default is None:
+        return isinstance(value, str | int | float | None)
     if isinstance(default, float):
         return isinstance(value, float | int) and not isinstance(value, bool)
     return type(value) is type(default)

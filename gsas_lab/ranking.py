@@ -83,7 +83,7 @@ class Outcome:
 
     ranks: np.ndarray  # (n,) rank of the target, 1-based
     sums: np.ndarray  # (n,) Σp over the whole catalogue, seen items included
-    items: np.ndarray  # (n, K) the first K items of the ranking
+    items: np.ndarray  # (n, K) the first K items of the ranking; 0 where it has fewer, with p = 0
     prob: np.ndarray  # (n, K) their predicted probabilities, highest first
 
 
@@ -117,7 +117,9 @@ def examine(
         prob.scatter_(1, targets[:, None], own)
         # By score and not by probability, which is exactly 1.0 for many items at once.
         order = torch.where(prob < 0, -torch.inf, scores).topk(min(top, scores.shape[1] - 1))
-        found.append((rank, sums, order.indices, prob.gather(1, order.indices)))
+        first = prob.gather(1, order.indices)
+        none = first < 0  # seen: there are fewer candidates than places
+        found.append((rank, sums, order.indices.masked_fill(none, 0), first.masked_fill(none, 0.0)))
     back = np.argsort(np.concatenate(order_of_rows))
     columns = [torch.cat(column).numpy()[back] for column in zip(*found, strict=True)]
     return Outcome(*columns)

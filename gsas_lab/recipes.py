@@ -1,12 +1,13 @@
 """The paper's systems as named settings, and the budgets in which they are trained here."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
+from gsas_lab import runs
 from gsas_lab.errors import InputError
-from gsas_lab.runs import Settings
 from gsas_lab.samplers import SAMPLERS
+from gsas_lab.settings import DATA, Settings
 from gsas_lab.worlds import WORLDS
 
 
@@ -213,21 +214,83 @@ def strong(dataset: str, seed: int = 1) -> Settings:
     )
 
 
-def systems(dataset: str) -> dict[str, Settings]:
-    """The five systems of notebooks 01 and 04 in the quick budget, by name.
+def systems(dataset: str, **given: Any) -> dict[str, Settings]:
+    """The five systems of notebooks 01 and 04 in the quick budget, by name, scaled to the data set.
 
-    In the known-truth world gSASRec has k = 64: the sampling rate of the paper's 256 negatives on
-    MovieLens-1M (α = 0.075) is close to that of 64 among the world's 1,000 items.
+    given: settings of all of them, which win over recipe, budget and scale. Softmax is left out
+    where not even one pass over the data fits into its budget, see `scaled`. Raises InputError for a
+    setting in which the systems differ (OWN), and for one that none of them reads.
     """
-    k = 64 if dataset in WORLDS else 256
-    every = {
-        "SASRec": sasrec(),
-        "SASRec, sampled softmax": sasrec_sampled_softmax(),
-        "SASRec, softmax": sasrec_softmax(),
-        "gSASRec": gsasrec(k),
-        "gSASRec, t = 1": gsasrec(k, t=1.0),
-    }
-    return {name: quick(system, dataset) for name, system in every.items()}
+    if own := [name for name in given if name in OWN]:
+        raise InputError(
+            f"{own[0]} is what the systems differ in, so it cannot be set for all of them: "
+            "train one with it in notebook 03, or with python -m gsas_lab train."
+        )
+    data = {name: given[name] for name in given if name in DATA} | {"dataset": dataset}
+    found = {}
+    for name, recipe in _SYSTEMS.items():
+        plain = quick(replace(recipe(), **data), dataset)
+        if "epochs" in given or _passes(plain) >= 1:
+            found[name] = scaled(plain, given)
+    for name in given:
+        if all(name in system.unread for system in found.values()):
+            raise InputError(f"{name} makes no difference to {', '.join(found)}: leave it out.")
+    return found
+
+
+_SYSTEMS: dict[str, Callable[[], Settings]] = {
+    "SASRec": sasrec,
+    "SASRec, sampled softmax": sasrec_sampled_softmax,
+    "SASRec, softmax": sasrec_softmax,
+    "gSASRec": gsasrec,
+    "gSASRec, t = 1": lambda: gsasrec(t=1.0),
+}
+OWN = ("model", "loss", "k", "t")  # what systems differ in
+SHARED = tuple(item.name for item in fields(Settings) if item.name not in OWN)
+
+DENSEST = 0.075  # α of the paper's 256 negatives among MovieLens-1M's 3,416 items
+POSITIONS = 24_000_000  # trained on in 24 passes over MovieLens-1M
+SCORES = 41_000_000_000  # of a softmax in 12 passes over MovieLens-1M
+
+
+def scaled(system: Settings, given: Mapping[str, Any] | None = None) -> Settings:
+    """A system for data of another size than MovieLens-1M: k and passes, by one rule.
+
+    k is halved until its sampling rate α is at most that of the paper's 256 negatives on
+    MovieLens-1M, 0.075: 64 among the known-truth world's 1,000 items, 2 among 30. Passes are as
+    many as the budget has, or as few as train on 24 million positions and, with softmax, compute 41
+    thousand million scores, which is what MovieLens-1M takes; at least one. given: settings that
+    are not scaled, as somebody chose them.
+    """
+    k, n_items = system.k, runs.load_data(system).split.n_items
+    while k > 1 and k > DENSEST * (n_items - 1):
+        k //= 2
+    passes = max(1, min(system.epochs, int(_passes(system))))
+    shorter = {"epochs": passes, "patience": passes} if passes < system.epochs else {}
+    return replace(system, **{"k": k} | shorter | dict(given or {}))
+
+
+def _passes(system: Settings) -> float:
+    """How many passes over its data fit into a system's budget."""
+    split = runs.load_data(system).split
+    positions = max(1, len(split.train.items))
+    passes = POSITIONS / positions
+    whole = system.loss == "softmax"
+    return min(passes, SCORES / positions / split.n_items) if whole else passes
+
+
+def scaling(dataset: str, **given: Any) -> str:
+    """What `scaled` changed in `systems`, in a sentence."""
+    found = systems(dataset, **given)
+    split = runs.load_data(next(iter(found.values()))).split
+    told = [f"{name} left out (one pass is too long)" for name in _SYSTEMS if name not in found]
+    for name, system in found.items():
+        plain = replace(quick(_SYSTEMS[name](), dataset), **given)
+        for what in ("k", "epochs"):
+            if (now := getattr(system, what)) != (before := getattr(plain, what)):
+                told.append(f"{name} has {what} = {now} instead of {before}")
+    size = f"{split.n_items:,} items and {len(split.train.items):,} training interactions"
+    return f"Scaled to {size}: {'; '.join(told) or 'nothing had to be changed'}."
 
 
 def proofs() -> dict[str, Settings]:

@@ -10,10 +10,11 @@ import base64
 import html
 import io
 import json
+import shlex
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from gsas_lab import files, metrics, paper, runs, sweeps
+from gsas_lab import files, metrics, paper, recipes, runs, sweeps
 from gsas_lab.errors import InputError
+from gsas_lab.settings import DATA, Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +58,14 @@ class Results:
     ranks: dict[str, np.ndarray]  # of every test user's target, (n_users,), for each finished run
     histories: dict[str, pd.DataFrame]  # of each run that has epochs, see `runs.Run.history`
     record: dict[str, Any]  # sweep.json: settings, protocol, environment
+    note: str = ""  # what has to be said before any of its numbers
+
+    @property
+    def dataset(self) -> str:
+        """Which data the numbers are of: the name, or names, that the runs were given."""
+        return " and ".join(
+            dict.fromkeys(r["settings"]["dataset"] for r in self.record["runs"].values())
+        )
 
     @property
     def shown(self) -> pd.DataFrame:
@@ -91,10 +101,10 @@ class Results:
     def source(self) -> str:
         """Where these numbers come from, in a sentence."""
         done = self.table[self.table["state"] == "done"]
-        data = {run["settings"]["dataset"]: None for run in self.record["runs"].values()}
         evidence = REFERENCE in self.folder.resolve().parents
         kind = "Committed evidence" if evidence else "Runs of this machine"
-        told = f"{kind}: {len(done)} of {len(self.table)} runs on {' and '.join(data)}"
+        kind = f"{self.note}\n{kind}" if self.note else kind
+        told = f"{kind}: {len(done)} of {len(self.table)} runs on {self.dataset}"
         if not len(done):
             return f"{told}."
         networks = done[done["model"].isin(["sasrec", "bert4rec"])]  # others: alike in most budgets
@@ -180,28 +190,83 @@ def load(folder: str | Path) -> Results:
     return Results(folder, table, ranks, histories, record)
 
 
-def of_paper(name: str, dataset: str, profile: str = "reference", **over: Any) -> Results:
-    """One of the paper's tables or figures: figure3, figure4, table2 or table3.
+def of_paper(name: str, dataset: str, profile: str | None = None, **over: Any) -> Results:
+    """One of the paper's tables or figures: figure3, figure4, table2 or table3; and seeds.
 
     profile: a budget of recipes.PROFILES, to train now whatever was not trained before; or
-    "reference", to read the committed evidence of that data set. over: settings of every run.
+    "reference", to read the committed evidence of that data set. None: the evidence, where there is
+    some and nothing is asked of the runs; else `small`, where that takes no more than CHEAP seconds;
+    else the evidence of the known-truth world, with a note that says so and how to train.
+    over: settings of every run; the seeds of "seeds" are its own.
     """
     known = sorted(path.stem for path in SWEEPS.glob("*.toml"))
     if name not in known:
         raise InputError(f"Sweep '{name}' is unknown: choose one of {', '.join(known)}.")
+    of_data = {setting: value for setting, value in over.items() if setting in DATA}
+    if name == "seeds":
+        over = {setting: value for setting, value in over.items() if setting != "seed"}
+    committed = REFERENCE / dataset / name
     if profile == "reference":
         if over:
             raise InputError(f"The evidence is as it is: to set {', '.join(over)}, train anew.")
-        folder = REFERENCE / Path(dataset).stem / name
-        if not folder.exists():
+        if not committed.exists():
             raise InputError(
                 f"There is no evidence of {name} on {dataset}: choose profile 'small' to train it."
             )
-        return load(folder)
-    named = sweeps.read(SWEEPS / f"{name}.toml", dataset=dataset, profile=profile, **over)
-    folder = sweeps.folder_of(name, dataset=dataset, profile=profile, **over)
+        return load(committed)
+    asked = {setting: v for setting, v in over.items() if v != getattr(Settings, setting)}
+    if profile is None and not asked and committed.exists():
+        return load(committed)
+    budget = profile or "small"
+    named = sweeps.read(SWEEPS / f"{name}.toml", dataset=dataset, profile=budget, **over)
+    named = _that_fit(named, runs.load_data(Settings(dataset=dataset, **of_data)).split.n_items)
+    if profile is None and (seconds := _seconds(named)) > CHEAP:
+        values = "".join(f" -p {shlex.quote(f'{n}={v}')}" for n, v in over.items())
+        return replace(
+            load(REFERENCE / "known-truth" / name),
+            note=f"NOT YOUR DATA. There is no evidence of {name} on {Path(dataset).name} with these "
+            f"settings, and its {len(named)} runs would take about {seconds / 60:,.0f} minutes on "
+            "two cores even in the small profile. What follows is what it would show, as measured "
+            "in the known-truth world. To train it on your data: python -m gsas_lab sweep "
+            f"notebooks/sweeps/{name}.toml --dataset {shlex.quote(dataset)} --profile small{values}, "
+            "then run this notebook again with the parameter profile = 'small'.",
+        )
+    folder = sweeps.folder_of(name, dataset=dataset, profile=budget, **over)
     sweeps.run(named, folder)
     return load(folder)
+
+
+CHEAP = 120  # seconds that a notebook trains without being asked
+
+
+def _that_fit(named: dict[str, Settings], n_items: int) -> dict[str, Settings]:
+    """The runs with the negatives that a catalogue has: where the grid asks for more, a point of it
+    is left out; a single system gets fewer, see `recipes.scaled`.
+    """
+    fit: dict[str, Settings] = {}
+    for name, system in named.items():
+        if system.k < n_items:
+            fit[name] = system
+        elif f"k = {system.k}" not in name:
+            fit[name] = replace(system, k=recipes.scaled(system).k)
+    return fit
+
+
+def _seconds(named: dict[str, Settings]) -> float:
+    """What is still to train, on two cores, roughly: 1 s a run, 100,000 positions or 200 million
+    scores of a softmax a second (docs/LOG.md).
+    """
+    total = 0.0
+    for system in named.values():
+        data = runs.load_data(system)
+        if (files.runs_folder() / runs.identity(system, data) / "metrics.json").exists():
+            continue
+        epochs = 0 if system.model == "popularity" else system.epochs
+        positions = epochs * len(data.split.train.items)
+        scores = positions * data.split.n_items if system.loss == "softmax" else 0
+        scores += len(data.split.test.users) * data.split.n_items  # to rank them all
+        total += 1 + positions / 1e5 + scores / 2e8
+    return total
 
 
 def write_report(folder: str | Path) -> Path:

@@ -3,9 +3,15 @@
 Nothing is computed here; what the values mean is decided where they are used, once.
 """
 
+import ast
 import math
-from dataclasses import asdict, dataclass, field, fields
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import takewhile
 from typing import Any
+
+import numpy as np
 
 from gsas_lab import samplers, splits, theory, training
 from gsas_lab.batches import WINDOWS
@@ -75,6 +81,9 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             value, choices = getattr(self, item.name), item.metadata["choices"]
+            if isinstance(value, np.generic | os.PathLike):  # a number of numpy's, a path
+                value = value.item() if isinstance(value, np.generic) else os.fspath(value)
+                object.__setattr__(self, item.name, value)
             if item.type == bool | None and isinstance(value, str) and value.lower() == "none":
                 value = None  # shells, TOML and papermill have no other word for it
                 object.__setattr__(self, item.name, value)
@@ -156,6 +165,21 @@ class Settings:
             return True
         return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
 
+    @property
+    def unread(self) -> set[str]:
+        """The settings that make no difference to this system."""
+        trained = {item.name for item in fields(self)} - {*DATA, "model", "device"}
+        if self.model == "popularity":
+            return trained
+        of_windows = "block blocks heads max_length dropout tied windows precision".split()
+        unread = set() if self.model == "bert4rec" else {"masked"}
+        unread |= {*of_windows, "theory_start"} if self.model == "mf" else set()
+        unread |= set() if self.loss in BERNOULLI else {"theory_start"}
+        unread |= set() if self.loss in ("gbce", "expected_gbce") else {"t"}
+        unread |= {"k", "sampler", "power", "logq"} if self.loss == "softmax" else set()
+        unread |= set() if self.sampler == "popularity" else {"power"}
+        return unread
+
     def beta(self, n_items: int) -> float:
         """β of Eq. (27) among n_items items; 1 for the losses without one."""
         if self.loss not in ("gbce", "expected_gbce"):
@@ -181,25 +205,80 @@ def _type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind).replace("None", "none"))
 
 
-def from_parameters(
-    namespace: dict[str, Any], base: Settings, also: tuple[str, ...] = ()
-) -> Settings:
-    """A notebook's parameters over a recipe; an unknown one is an error (papermill only warns).
+DATA = tuple(item.name for item in takewhile(lambda item: item.name != "model", fields(Settings)))
 
-    namespace: globals() right after the parameters cell. Every plain value in it (number, string,
-    truth value, None) must be a field of Settings or one of `also`.
+_DECLARED = "# Parameters of this notebook"  # how a notebook's own parameters cell begins,
+_GIVEN = "# Parameters"  # and the cell that papermill puts below it
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def parameters(namespace: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a notebook's parameters ask for, by name, each of its field's type.
+
+    namespace: globals(). Read is what the parameters cell assigns and then the cell that papermill
+    put below it, both known by how they begin, and nothing else: names that the notebook's own code
+    uses are no parameters, so the cells may run again in any order. Where there is no IPython, all
+    plain values of the namespace are parameters. also: names of this notebook that are no settings.
+    A setting that the parameters cell leaves at None is the recipe's own, and not returned.
+
+    Raises InputError for a name that is neither a setting nor one of `also`, and for a value that no
+    run can have: a list, a mapping, a text for a number.
     """
-    plain = (int, float, str, bool, type(None))
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_") and isinstance(value, plain)
-    }
-    known = {item.name for item in fields(Settings)}
-    unknown = sorted(set(given) - known - set(also))
-    if unknown:
-        raise InputError(
-            f"Unknown parameter '{unknown[0]}': this notebook knows "
-            f"{', '.join(sorted({*also} | known))}."
-        )
-    return Settings(**asdict(base) | {name: given[name] for name in given if name in known})
+    history = namespace.get("_ih")
+    given: dict[str, Any]
+    if history is None:
+        given = {
+            name: value
+            for name, value in namespace.items()
+            if not name.startswith("_") and isinstance(value, _PLAIN)
+        }
+        open_names = {name for name, value in given.items() if value is None}
+    else:
+        given, open_names = _assigned(history, namespace)
+    known = {item.name: item.type for item in fields(Settings)}
+    for name, value in given.items():
+        if name not in known and name not in also:
+            raise InputError(
+                f"Unknown parameter '{name}': this notebook knows "
+                f"{', '.join(sorted({*also, *known}))}."
+            )
+        if name in also and not isinstance(value, _PLAIN):
+            raise InputError(f"Parameter {name} = {value!r}: give one number or text.")
+    asked = {n: v for n, v in given.items() if n in known and not (v is None and n in open_names)}
+    settings = Settings(**asked)
+    return {name: getattr(settings, name) for name in asked}
+
+
+def _assigned(
+    history: Sequence[str], namespace: Mapping[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """What the last run of the parameters cell assigns, and the cells of papermill since then; and
+    the names that the parameters cell itself leaves at None.
+    """
+    places = [place for place, cell in enumerate(history) if cell.startswith(_DECLARED)]
+    if not places:
+        raise InputError(f"Run the cell that begins with '{_DECLARED}' first.")
+    given: dict[str, Any] = {}
+    open_names: set[str] = set()
+    for cell in history[places[-1] :]:
+        if not cell.startswith(_GIVEN):
+            continue
+        for line in ast.parse(cell).body:
+            for name, value in _assignments(line, namespace).items():
+                given[name] = value
+                if cell.startswith(_DECLARED) and value is None:
+                    open_names.add(name)
+    return given, open_names
+
+
+def _assignments(line: ast.stmt, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and values of one line: what stands there if it is a literal, else what it led to."""
+    targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+    names = [n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name)]
+    try:
+        value = ast.literal_eval(line.value) if len(names) == 1 else None  # type: ignore[attr-defined]
+        if len(names) == 1:
+            return {names[0]: value}
+    except (ValueError, AttributeError):
+        pass  # such as 2**8
+    return {name: namespace[name] for name in names if name in namespace}

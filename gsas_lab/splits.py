@@ -128,7 +128,8 @@ def leave_one_out(
     the validation users' third-last is not either (987,019).
     Validation users are drawn by RandomState(seed).choice without replacement among users with at
     least 4 interactions (all of MovieLens-1M's): seed 42 gives the port's own 512 users.
-    exclude_seen: None takes the data set's convention.
+    exclude_seen: None takes the data set's convention. The default of 512 validation users means half
+    of them where there are fewer.
 
     Raises InputError for a user with a single interaction, who has nothing to predict from.
     """
@@ -142,6 +143,8 @@ def leave_one_out(
             f"nothing is left to predict it from ({len(short)} such users); load with min_user=3."
         )
     eligible = np.flatnonzero(lengths >= 4)
+    if validation_users == 512 > len(eligible):  # the default, which is MovieLens-1M's
+        validation_users = max(1, len(eligible) // 2)
     if not 1 <= validation_users <= len(eligible):
         raise InputError(
             f"validation_users = {validation_users}: choose from 1 to {len(eligible)}, the users "

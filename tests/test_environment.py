@@ -244,9 +244,26 @@ def test_a_second_make_run_installs_nothing(tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "ready").touch()
     again = _make("--dry-run", "run", "DATASET=ml-1m", folder=tmp_path).stdout
-    assert again.strip() == '.venv/bin/python -m gsas_lab notebooks --dataset "ml-1m"'
+    assert again.strip() == '.venv/bin/python -m gsas_lab notebooks --dataset="$GSAS_LAB_DATASET"'
     os.utime(tmp_path / "constraints.txt", (2**33, 2**33))
     assert "pip install" in _make("--dry-run", "run", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "dataset", ["a b.csv", "größe.csv", "~/x.csv", 'a"b.csv', "it's $HOME.csv", "`x`;y"]
+)
+def test_the_data_set_reaches_the_command_as_it_was_typed(tmp_path, dataset):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "ready").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    done = _make("run", f"DATASET={dataset}", "WITH=min_user=3 seed=2", folder=tmp_path)
+    assert done.stdout.splitlines() == [
+        "-m", "gsas_lab", "notebooks", f"--dataset={dataset}", "-p", "min_user=3", "-p", "seed=2",
+    ]  # fmt: skip
 
 
 def test_an_old_python_gets_one_sentence_and_no_environment(tmp_path):

@@ -17,6 +17,7 @@ from gsas_lab.theory import logits_bytes
 
 U, K, N = 30, 15, 40
 MIMETYPE = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture
@@ -294,7 +295,9 @@ def test_a_move_redraws_well_within_a_tenth_of_a_second(systems, users, curves):
 
 
 @pytest.mark.parametrize("reason", ["headless", "no widgets", ""])
-def test_show_takes_the_static_form_when_headless_or_without_widgets(reason, monkeypatch):
+def test_show_takes_the_static_form_when_headless_or_without_widgets_and_html_beside_either(
+    reason, monkeypatch
+):
     def no_widgets():
         raise ImportError("anywidget")
 
@@ -305,7 +308,22 @@ def test_show_takes_the_static_form_when_headless_or_without_widgets(reason, mon
     live = no_widgets if reason == "no widgets" else memory.live
     explorers.Explorer(live, memory.static).show()
     if reason:
-        assert list(shown[0]) == [MIMETYPE]
+        assert set(shown[0]) == {MIMETYPE, "text/html", "text/plain"}
         assert len(shown[0][MIMETYPE]["frames"]) == 6
     else:
-        assert isinstance(shown[0], widgets.VBox)
+        assert set(shown[0]) == {WIDGET, "text/html", "text/plain"}
+    assert "VBox" not in shown[0]["text/plain"] and len(shown[0]["text/html"]) < 100_000
+
+
+def test_a_live_notebook_shows_its_figures_after_plain_nbconvert(monkeypatch):
+    from nbconvert import HTMLExporter
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+    shown = []
+    monkeypatch.setattr(explorers, "display", lambda what, **_: shown.append(what))
+    monkeypatch.delenv("GSAS_LAB_HEADLESS", raising=False)
+    explorers.memory_explorer().show()
+    cell = new_code_cell("", outputs=[new_output("display_data", data=shown[0])])
+    page, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[cell]))
+    assert "Plotly.newPlot(" in page and "Plotly.addFrames(" in page and "VBox(" not in page
+    assert len(page) < 1_000_000  # plotly.js is not in it

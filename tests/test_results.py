@@ -469,8 +469,18 @@ def test_the_evidence_is_read_and_nothing_else(mixed, tmp_path, monkeypatch):
     assert "Committed evidence" in results.of_paper("table3", "toy").source
     for name, dataset, over, message in (
         ("figure5", "toy", {}, "Sweep 'figure5' is unknown: choose one of figure3, figure4, "),
-        ("figure3", "toy", {}, "no evidence of figure3 on toy: choose profile 'small' to train"),
-        ("table3", "toy", {"k": 3, "d": 4}, "The evidence is as it is: to set k, d, train anew"),
+        (
+            "figure3",
+            "toy",
+            {"profile": "reference"},
+            "no evidence of figure3 on toy: choose profile 'small' to train",
+        ),
+        (
+            "table3",
+            "toy",
+            {"profile": "reference", "k": 3, "d": 4},
+            "The evidence is as it is: to set k, d, train anew",
+        ),
         ("table3", "toy", {"profile": "large"}, "profile = 'large': choose one of small, quick"),
     ):
         with pytest.raises(InputError, match=message) as caught:

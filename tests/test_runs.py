@@ -15,7 +15,7 @@ from gsas_lab import __main__ as command_line
 from gsas_lab import files, metrics, ranking, recipes, runs, splits, theory
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
-from gsas_lab.settings import BERNOULLI, from_parameters
+from gsas_lab.settings import BERNOULLI, parameters
 
 OTHER = {
     "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
@@ -334,9 +334,9 @@ def test_a_history_that_cannot_be_read_is_refused(small_world, history, n, messa
 
 
 def test_unknown_notebook_parameters_are_an_error():
-    assert from_parameters({"k": 7, "_i": "x", "user": 3}, recipes.sasrec(), ("user",)).k == 7
+    assert parameters({"k": 7, "_i": "x", "user": 3}, ("user",)) == {"k": 7}
     with pytest.raises(InputError, match="Unknown parameter 'negatives'"):
-        from_parameters({"negatives": 7}, recipes.sasrec())
+        parameters({"negatives": 7})
 
 
 @pytest.mark.parametrize(
