@@ -181,7 +181,7 @@ def place(name_or_path: str | Path) -> str:
     name = str(name_or_path)
     if name in WORLDS or name in _registry():
         return name
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # of nobody's home: as it is, for load to refuse
     return str(path.absolute()) if path.exists() or path.parent != Path() or path.suffix else name
 
 
