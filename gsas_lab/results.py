@@ -254,7 +254,7 @@ def _that_fit(named: dict[str, Settings], n_items: int) -> dict[str, Settings]:
 
 def _seconds(named: dict[str, Settings]) -> float:
     """What is still to train, on two cores, roughly: 1 s a run, 100,000 positions or 200 million
-    scores of a softmax a second (docs/LOG.md).
+    scores of a softmax a second, which is cautious (docs/LOG.md).
     """
     total = 0.0
     for system in named.values():
