@@ -8,6 +8,7 @@ GSAS_LAB_HEADLESS is set.
 import ast
 import copy
 import html
+import logging
 import os
 import platform
 import re
@@ -34,6 +35,8 @@ from traitlets.config import Config
 
 from gsas_lab import __version__
 from gsas_lab.errors import InputError
+
+logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that no cell declares
 
 KERNEL_STARTS = 3  # a kernel can lose a race for its ports
 KERNEL = Config({"KernelManager": {"transport_encryption": "auto"}})  # else each start warns
