@@ -92,6 +92,8 @@ class Settings:
                     f"{item.name} = {value!r} is not of type {_type_name(item.type)}: "
                     f"{item.metadata['help']}."
                 )
+            if item.type in (int, float) and isinstance(value, int) and abs(value) >= 1 << 63:
+                raise InputError(f"{item.name} has over 18 digits: choose a number below 2^63.")
             if choices and value not in choices:
                 raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
             if item.type is float:  # so that t = 1 and t = 1.0 are one run

@@ -44,6 +44,7 @@ from gsas_lab.training import HISTORY
 
 Show = Callable[[pd.DataFrame], None]
 
+MOST = 100_000  # runs of a sweep
 _FIELDS = [item.name for item in fields(Settings)]
 _SHARED = (  # parameters that every executor of submitit knows; all others are Slurm's
     "name timeout_min mem_gb nodes cpus_per_task gpus_per_node tasks_per_node stderr_to_stdout"
@@ -63,12 +64,16 @@ def read(path: str | Path, /, **over: Any) -> dict[str, Settings]:
     InputError if the file cannot be read, asks for nothing, or holds an unknown key or a value that
     no run can have.
     """
-    path = Path(path)
+    path = files.chosen(path, "grid")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a TOML file.") from None
-    except ValueError as error:  # bad UTF-8 or bad TOML; the latter with line and column
+        table = tomllib.loads(files.read(path).decode("utf-8-sig"))  # Windows editors leave a BOM
+    except InputError as error:
+        raise InputError(f"{error} Name a TOML file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not TOML: it is not UTF-8. Save it as that.") from None
+    except RecursionError:
+        raise InputError(f"{path} is not TOML of a grid: it is nested too deeply.") from None
+    except ValueError as error:  # with line and column
         raise InputError(f"{path} is not TOML: {error}.") from None
     grid, single = table.pop("grid", {}), table.pop("runs", [])
     if not isinstance(single, list) or not all(isinstance(entry, dict) for entry in single):
@@ -78,11 +83,13 @@ def read(path: str | Path, /, **over: Any) -> dict[str, Settings]:
         raise InputError(f"{path} asks for no run: add a [grid] with values or [[runs]].")
     _refuse_unknown(path, table, ("grid", "runs"))
     _refuse_unknown("the call", over, ())
+    if (count := sum(_count(path, entry.get("grid", {})) for entry in entries)) > MOST:
+        raise InputError(f"{path} asks for {count:,} runs: the most is {MOST:,}; ask for fewer.")
 
     asked = []  # (a name if one is given, what it asks for itself, the settings)
     for entry in entries:
         _refuse_unknown(path, entry, ("name", "grid"))
-        for point in _points(path, entry.get("grid", {})):
+        for point in _points(entry.get("grid", {})):
             given = {k: v for k, v in entry.items() if k not in ("name", "grid")} | point
             choice = {"recipe": "sasrec"} | table | given | over
             name = str(entry.get("name", ""))
@@ -99,9 +106,11 @@ def read(path: str | Path, /, **over: Any) -> dict[str, Settings]:
         if len({getattr(settings, key, own.get(key)) for _, own, settings in asked}) > 1
     }
     found: dict[str, Settings] = {}
+    known: set[Settings] = set()
     for name, own, settings in asked:
-        if settings in found.values():
+        if settings in known:
             continue
+        known.add(settings)
         first = name or (settings.name if "recipe" in varied else "")
         pairs = [_pair(key, own[key]) for key in own if key in varied and key != "recipe"]
         parts = [first, *(pair for pair in pairs if pair not in first.split(", "))]
@@ -124,14 +133,19 @@ def _settings(choice: dict[str, Any]) -> Settings:
     return recipes.settings(choice.pop("recipe"), choice.pop("profile", "paper"), choice)
 
 
-def _points(path: Path, grid: Any) -> list[dict[str, Any]]:
-    """Every combination of a grid's values; of an empty one the one that asks for nothing."""
+def _count(path: Path, grid: Any) -> int:
+    """How many combinations a grid has; InputError if it is none."""
     if not isinstance(grid, dict):
         raise InputError(f"{path}: write a grid as a table of lists, such as k = [1, 4].")
     _refuse_unknown(path, grid, ())
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"{path}: {key} = {values} in a grid: write a list, such as [1, 4].")
+    return math.prod(map(len, grid.values()))
+
+
+def _points(grid: dict[str, list]) -> list[dict[str, Any]]:
+    """Every combination of a grid's values; of an empty one the one that asks for nothing."""
     return [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
 
 

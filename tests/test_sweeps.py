@@ -138,6 +138,17 @@ def test_names_say_what_varies(place):
         ("profile = ['quick']\n[[runs]]", r"profile = \['quick'\]: choose one of"),
         ("dataset = 5\nprofile = 'quick'\n[[runs]]", "dataset = 5 is not of type str"),
         ("[[runs]]\nname='a'\n[[runs]]\nname='a'\nk=2", "two runs are called 'a'"),
+        ("k = 1\0", "is not TOML: .*line 1"),
+        (f"[grid]\nseed = [{10**400}]", "seed has over 18 digits"),
+        (f"t = {10**400}\n[[runs]]", "t has over 18 digits"),
+        ("k = " + "[" * 100_000, "nested too deeply"),
+        ("k = " + "[" * 400 + "]" * 400 + "\n[[runs]]", "is not of type int"),
+        (
+            "".join(
+                f"{key} = {list(range(1, 101))}\n" for key in ("[grid]\nk", "d", "seed", "epochs")
+            ),
+            "asks for 100,000,000 runs: the most is 100,000",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused_in_one_sentence(tmp_path, text, message):
@@ -145,6 +156,16 @@ def test_a_file_that_cannot_be_meant_is_refused_in_one_sentence(tmp_path, text, 
     with pytest.raises(InputError, match=f"bad.toml.*{message}") as caught:
         sweeps.read(tmp_path / "bad.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_a_windows_editor_is_read_and_one_of_another_encoding_refused(tmp_path):
+    text = "[[runs]]\r\nname = 'é'\r\n"
+    (tmp_path / "bom.toml").write_bytes(text.encode("utf-8-sig"))
+    assert list(sweeps.read(tmp_path / "bom.toml")) == ["é"]
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "other.toml").write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match=r"other\.toml is not TOML: it is not UTF-8"):
+            sweeps.read(tmp_path / "other.toml")
 
 
 def test_what_the_call_gives_is_checked_too(place):
