@@ -1,11 +1,13 @@
 """The native route of `fused`: native.cpp, compiled for this very machine when it is first needed.
 
-The compiler takes a few seconds, once; the library is kept in the user's cache folder under a name
-that holds its source and this machine's kind of processor. Where there is no C++20 compiler, or
+The compiler takes a few seconds, once; the library is kept in the user's cache folder, which nobody
+else may write to, beside its checksum, under a name that holds its source and this machine's kind of
+processor. Where there is no C++20 compiler, or
 GSAS_LAB_NATIVE=0 is set, `load` returns None, logs why, and `fused` takes the portable route.
 """
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import logging
@@ -14,6 +16,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -94,19 +98,64 @@ def sampled(
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The compiled library, built if need be; None, and a line in the log, where it cannot be."""
+    """The compiled library, built if need be; None, and a line in the log, where it cannot be.
+
+    Only what was built here and not changed since is loaded: a file that was cut short would end
+    the process. Whatever else is found is said once and built anew.
+    """
     if os.environ.get("GSAS_LAB_NATIVE") == "0":
         _log.info("GSAS_LAB_NATIVE=0: the portable route is used")
         return None
     try:
         path = _path()
-        if not path.exists():
-            _build(path)
-        return ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        _log.info("no native route, the portable one is used: %s", said)
+        if (library := _kept(path)) is not None:
+            return library
+        with _alone(path.parent):
+            # Perhaps another process has built it meanwhile.
+            return _kept(path) or _open(_build(path))
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()
+        _log.warning("no native route, the slower portable one is used: %s", said)
         return None
+
+
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """The library of an earlier process, or None if there is none that fits its checksum."""
+    folder = path.parent
+    if not folder.exists():
+        return None
+    state = folder.stat()
+    if state.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user: set XDG_CACHE_HOME")
+    if state.st_mode & 0o022:  # others may have put in what they like
+        _log.warning("%s was writable by others: what it held is compiled again", folder)
+        folder.chmod(0o700)
+        for file in folder.glob("native-*.so*"):
+            file.unlink()
+    if not path.exists():
+        return None
+    try:
+        if _sum_of(path).read_text("ascii") != _checksum(path):
+            raise OSError("it does not fit its checksum")
+        return _open(path)
+    except (OSError, UnicodeDecodeError, AttributeError) as error:
+        _log.warning("the compiled loss %s is compiled again: %s", path, error)
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.sampled  # noqa: B018  (AttributeError if it is not there)
+    return library
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
 
 
 @functools.cache
@@ -135,23 +184,48 @@ def _path() -> Path:
         processor = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         processor = platform.processor()
-    told = "\n".join([SOURCE.read_text(), *_FLAGS, platform.machine(), processor])
+    told = "\n".join([SOURCE.read_text("utf-8"), *_FLAGS, platform.machine(), processor])
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # to be ignored then, says the specification
+        cache = Path.home() / ".cache"
     return cache / "gsas-lab" / f"native-{name}.so"
 
 
-def _build(path: Path) -> None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The folder, made for this user alone, while no other process builds in it.
+
+    The kernel unlocks when a process ends. What a killed one left behind is deleted.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with open(folder / "lock", "wb") as file:
+        with suppress(OSError):  # some network disks have no locks: two may build then, at no harm
+            fcntl.flock(file, fcntl.LOCK_EX)
+        for left in [*folder.glob("build-*"), *folder.glob("tmp*")]:  # tmp*: of earlier versions
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _build(path: Path) -> Path:
     named = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     compiler = next((found for name in named if name and (found := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError("no C++ compiler was found")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
         built = Path(folder) / path.name
         tune = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
         subprocess.run(
             [compiler, *_FLAGS, tune, str(SOURCE), "-o", str(built)],
             check=True, capture_output=True, text=True, timeout=300,
+            env=os.environ | {"TMPDIR": folder},
         )  # fmt: skip
-        os.replace(built, path)  # whole or not at all: several processes may build at once
+        _open(built)  # before anybody else may
+        _sum_of(built).write_text(_checksum(built), "ascii")
+        for file in (_sum_of(built), built):  # whole or not at all, after a power cut too
+            with open(file, "rb") as written:
+                os.fchmod(written.fileno(), 0o600)
+                os.fsync(written.fileno())
+            os.replace(file, path.with_name(file.name))
+    return path

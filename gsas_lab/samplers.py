@@ -28,6 +28,7 @@ from gsas_lab.batches import Batch
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
 
+_DRAWN = 2.0**-53  # the smallest share that a draw of 53 random bits can hit
 SAMPLERS = (
     "positive-excluded",
     "history-excluded",
@@ -61,11 +62,21 @@ def sampler(
     counts (n_items,): training interactions of each item; power: γ of "popularity"; longest: a
     window's most items, and held: how many different ones it has on average, both for
     "history-excluded". An item that is never trained on counts as taken once, so that no q is 0.
-    Raises InputError for a k that the catalogue cannot serve.
+    Raises InputError for a k that the catalogue cannot serve, and for a power so large (or not
+    finite) that an item would never be drawn, whatever its rate is said to be.
     """
     n_items = len(counts)
     _check(k, n_items)
-    weight = np.maximum(counts, 1).astype(float) ** (power if name == "popularity" else 1.0)
+    weight = np.maximum(counts, 1).astype(float)
+    if name == "popularity":
+        if power != 1:
+            weight = (weight / weight.max()) ** power  # of the largest, so that nothing overflows
+        lost = int((~(weight / weight.sum() >= _DRAWN)).sum())
+        if lost:
+            raise InputError(
+                f"power = {power:g} leaves {lost:,} of {n_items:,} items too rare to be ever drawn: "
+                "choose a smaller one; 1 is their popularity itself, 0.5 to 0.75 are usual."
+            )
     popular = k * weight / weight.sum()
     uniform = k / n_items
     if name == "positive-excluded":

@@ -107,12 +107,14 @@ class Settings:
             "cooldown": (0, 1),
             "lr": (0, math.inf),
             "weight_decay": (0, math.inf),
+            "seed": (0, 2**63 - 1),  # what numpy, torch and a table's int64 column can all hold
             **{name: (1, math.inf) for name in _AT_LEAST_ONE},
         }
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
+            value = getattr(self, name)
+            if not low <= value <= high or value == math.inf:
                 raise InputError(
-                    f"{name} = {getattr(self, name)} lies outside [{low}, {high}]: "
+                    f"{name} = {value} lies outside [{low}, {high}{')' if high == math.inf else ']'}: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
         if self.model == "bert4rec" and self.max_length < 2:

@@ -3,6 +3,11 @@
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import reference
@@ -218,6 +223,114 @@ def test_without_a_compiler_the_portable_route_is_taken_and_the_log_says_why(
                 fused.gbce(hidden, table, positives, negatives, 0.3, route="native")
         caplog.clear()
     native.load.cache_clear()
+
+
+@pytest.fixture
+def compilations(monkeypatch, tmp_path):
+    """A cache folder of one's own and a quick compiler, which writes down each of its calls."""
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n'
+        f'echo "$2" >> {calls}\n'
+        'echo "int sampled(void) { return 0; }" | exec cc -shared -fPIC -x c - -o "$2"\n'
+    )
+    compiler.chmod(0o755)
+    calls.touch()
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.load.cache_clear()
+    yield lambda: len(calls.read_text().splitlines())
+    native.load.cache_clear()
+
+
+def loaded_again():
+    native.load.cache_clear()
+    return native.load()
+
+
+def becomes(content):
+    """Another file in the library's place: this process still has the old one mapped."""
+
+    def harm(path):
+        told = content(path.read_bytes())
+        path.unlink()
+        path.write_bytes(told)
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        becomes(lambda whole: whole[:5000]),
+        becomes(lambda whole: b""),
+        becomes(lambda whole: b"no library"),
+        becomes(lambda whole: whole + b"\0"),
+        lambda path: path.with_name(path.name + ".sha256").unlink(),
+        lambda path: path.with_name(path.name + ".sha256").write_bytes(b"\xff"),
+    ],
+)
+def test_a_compiled_library_that_was_changed_is_built_again_and_that_is_said_once(
+    harm, compilations, caplog
+):
+    assert loaded_again() is not None and loaded_again() is not None
+    assert compilations() == 1 and not caplog.text
+    harm(native._path())
+    assert loaded_again() is not None and loaded_again() is not None
+    assert compilations() == 2
+    assert len(caplog.records) == 1 and "is compiled again" in caplog.text
+
+
+def test_a_library_without_its_symbol_is_built_again(compilations, caplog):
+    path = native._path()
+    path.parent.mkdir(mode=0o700)
+    code = "echo 'int other(void) { return 0; }' | cc -shared -fPIC -x c - -o "
+    assert os.system(code + str(path)) == 0
+    path.with_name(path.name + ".sha256").write_text(native._checksum(path))
+    native._kept(path)
+    assert "sampled" in caplog.text and not path.exists()
+
+
+def test_a_cache_that_others_may_write_to_is_not_trusted(compilations, monkeypatch, caplog):
+    assert loaded_again() is not None
+    folder = native._path().parent
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    assert loaded_again() is not None and loaded_again() is not None
+    assert compilations() == 2 and folder.stat().st_mode & 0o022 == 0
+    assert len(caplog.records) == 1 and "writable by others" in caplog.text
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    assert loaded_again() is None
+    assert "belongs to another user: set XDG_CACHE_HOME" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["here", "./here", ""])
+def test_a_cache_folder_that_is_not_absolute_is_ignored(given, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert native._path().parent == tmp_path / ".cache" / "gsas-lab"
+
+
+def test_a_killed_compilation_leaves_nothing_behind(compilations, tmp_path, monkeypatch):
+    """Neither its folder nor the compiler's own files, and nobody waits for its lock."""
+    fast = Path(os.environ["CXX"])
+    slow = tmp_path / "slow"
+    slow.write_text(f"#!/bin/sh\ntouch $TMPDIR/cc.s {tmp_path}/begun\nexec sleep 60\n")
+    slow.chmod(0o755)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from gsas_lab import native; native.load()"],
+        env=os.environ | {"CXX": str(slow)}, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    monkeypatch.setenv("CXX", str(fast))
+    path = native._path()
+    assert list(path.parent.glob("build-*/*"))
+    assert loaded_again() is not None and compilations() == 1
+    assert {p.name for p in path.parent.iterdir()} == {path.name, path.name + ".sha256", "lock"}
 
 
 def test_the_route_is_chosen_by_rule_and_can_be_forced():

@@ -196,6 +196,11 @@ def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
     [
         ({"k": 0}, "k = 0 lies outside"),
         ({"t": 1.5}, "t = 1.5 lies outside"),
+        ({"seed": -1}, "seed = -1 lies outside"),
+        ({"seed": 2**63}, "seed = 9223372036854775808 lies outside"),
+        ({"power": float("inf")}, "power = inf lies outside"),
+        ({"lr": float("inf")}, "lr = inf lies outside"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan lies outside"),
         ({"t": -0.1}, "t = -0.1 lies outside"),
         ({"loss": "hinge"}, "choose one of bce"),
         ({"k": "many"}, "k = 'many' is not of type int"),

@@ -1,5 +1,7 @@
 """Each sampler draws what it says, at the rate that it says."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,28 @@ def test_a_window_that_may_hold_the_whole_catalogue_leaves_nothing_to_draw():
         samplers.sampler("history-excluded", K, COUNTS, longest=N)
     with pytest.raises(InputError, match="Sampler 'magic'"):
         samplers.sampler("magic", K, COUNTS)
+
+
+@pytest.mark.parametrize("power", [float("inf"), float("nan"), 1000.0, 20.0])
+def test_a_power_that_leaves_items_never_drawn_is_refused(power):
+    """Garbage otherwise: shares of inf / inf, or of 0, of which Theorem 5.1 and logQ know nothing."""
+    with pytest.raises(InputError, match="power = .* [34] of 4 items too rare"):
+        samplers.sampler("popularity", 2, np.array([1, 2, 40, 0]), power)
+
+
+def test_what_decides_is_the_proposal_and_not_the_power():
+    """Equal counts stay uniform under any power; a moderate one is exact."""
+    even = samplers.sampler("popularity", 2, np.full(5, 7), 1000.0)
+    np.testing.assert_array_equal(even.alpha, 2 / 5)
+    counts = np.array([1, 10, 100, 1000])
+    for power in (0.0, 0.5, 1.0, 2.0, 4.0):
+        wanted = [Fraction(int(c)) ** Fraction(power) for c in counts]
+        found = samplers.sampler("popularity", 2, counts, power).alpha
+        np.testing.assert_allclose(found, [2 * float(w / sum(wanted)) for w in wanted], rtol=1e-14)
+
+
+def test_the_drawn_shares_of_popularity_itself_are_the_same_bits_as_ever():
+    counts = np.random.default_rng(0).integers(0, 500, 300)
+    weight = np.maximum(counts, 1).astype(float)
+    found = samplers.sampler("popularity", 7, counts).alpha
+    np.testing.assert_array_equal(found, 7 * weight / weight.sum())
