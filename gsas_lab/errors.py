@@ -1,4 +1,4 @@
-"""The one exception that speaks to users."""
+"""The one exception that speaks to users, and the kind of it that passes by itself."""
 
 LONGEST = 300  # characters of a message
 
@@ -21,3 +21,7 @@ class InputError(ValueError):
         if len(text) > LONGEST:
             text = f"{text[: LONGEST * 3 // 5 - 3]} … {text[-LONGEST * 2 // 5 :]}"
         super().__init__(text)
+
+
+class Busy(InputError):
+    """Another process works there now: what was asked for can be had later."""

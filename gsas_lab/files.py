@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import stat
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from gsas_lab.errors import InputError
+from gsas_lab.errors import Busy, InputError
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 MANIFEST = "manifest.json"  # of a folder's files, with their checksums; written last
@@ -41,6 +42,30 @@ def chosen(given: str | os.PathLike[str], what: str = "path") -> Path:
     return Path(found)
 
 
+def output(given: str | os.PathLike[str]) -> Path:
+    """A folder to write into, as a user named it; it need not exist.
+
+    InputError for a file, and for what is no place for results: the root of the disk, a home, the
+    project itself, its sources, and all that holds one of them.
+    """
+    folder = chosen(given, "output")
+    try:
+        place = folder.resolve()
+        taken = folder.exists() and not folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a loop of links, too long a name
+        raise InputError(f"{folder} cannot be written ({_reason(error)}).") from None
+    if taken:
+        raise InputError(f"{folder} is a file: name a folder to write into.")
+    within = [ROOT / name for name in _SOURCES]
+    homes = [Path(os.path.expanduser("~")).resolve(), ROOT]
+    if any(home.is_relative_to(place) for home in homes) or any(map(place.is_relative_to, within)):
+        raise InputError(f"{folder} is no folder for results: name one of its own, outputs/….")
+    return folder
+
+
+_SOURCES = ("benchmarks", "docs", "gsas_lab", "notebooks", "tests", ".git", ".github", ".venv")
+
+
 def runs_folder() -> Path:
     """$GSAS_LAB_RUNS, or outputs/runs in the project where it is unset or empty.
 
@@ -59,7 +84,7 @@ def settle_folders() -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a folder and be the only process to work in it; InputError if another one does.
+    """Make a folder and be the only process to work in it; Busy, an InputError, if another one does.
 
     The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
     locks nothing. One that is no plain file of this folder alone, such as a link, is refused.
@@ -82,18 +107,34 @@ def locked(folder: Path) -> Iterator[None]:
         raise _no_lock(path)
     with open(number, "r+", errors="replace") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.01)  # somebody may only have looked, see `busy`
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise Busy(
                 f"{folder} is being worked on by process {file.read(200) or 'unknown'}: wait until "
                 "it ends, or stop it; the same call then goes on."
             ) from None
         if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise InputError(f"{folder} was just left by another process: start again.")
+            raise Busy(f"{folder} was just left by another process: start again.")
         file.truncate(0)
         print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)
         yield
         path.unlink(missing_ok=True)
+
+
+def busy(folder: Path) -> bool:
+    """Does a process work in it now? Nothing is written, and nobody is kept waiting."""
+    try:
+        with _plain(folder / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _no_lock(path: Path) -> InputError:

@@ -12,6 +12,7 @@
 Killed at any moment, the same call goes on: finished runs are found, broken-off ones resumed.
 """
 
+import csv
 import difflib
 import importlib.util
 import io
@@ -28,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -38,12 +40,13 @@ import pandas as pd
 import torch
 
 from gsas_lab import files, recipes, runs
-from gsas_lab.errors import InputError
-from gsas_lab.runs import Settings
+from gsas_lab.errors import Busy, InputError
+from gsas_lab.settings import OF_DATA, Settings
 from gsas_lab.training import HISTORY
 
 Show = Callable[[pd.DataFrame], None]
 
+WRITTEN = ("results.csv", "results.parquet", "histories.csv", "ranks.npz")  # beside sweep.json
 MOST = 100_000  # runs of a sweep
 _FIELDS = [item.name for item in fields(Settings)]
 _SHARED = (  # parameters that every executor of submitit knows; all others are Slurm's
@@ -170,7 +173,7 @@ class _Job:
 
     settings: Settings
     run: str = ""  # its folder's name; none if its data cannot be loaded
-    state: str = "waiting"  # waiting, training, found, done or failed
+    state: str = "waiting"  # waiting, training, elsewhere (in another process), found, done, failed
     epoch: int = 0
     ndcg: float = math.nan  # validation NDCG@10 of that epoch
     epochs_seen: int = 0  # in this call,
@@ -183,7 +186,25 @@ class _Job:
 
     @property
     def open(self) -> bool:
-        return self.state in ("waiting", "training")
+        return self.state in ("waiting", "training", "elsewhere")
+
+    @cached_property
+    def trained(self) -> runs.Run:
+        return runs.Run(self.settings, files.runs_folder() / self.run)
+
+    @property
+    def finished(self) -> bool:
+        return (self.trained.folder / files.MANIFEST).exists()
+
+    def unreadable(self) -> str | None:
+        """The sentence about what the table needs of the finished run and cannot have."""
+        try:
+            _ = self.trained.metrics, self.trained.environment, self.trained.history
+            _ = self.trained.ranks
+        except InputError as error:
+            self.__dict__.pop("trained")  # which keeps what it has read
+            return str(error)
+        return None
 
 
 def run(
@@ -211,68 +232,102 @@ def run(
     show(progress): called at most twice a second with a row for each run and one for all: state,
     epoch, validation NDCG@10, time left at most (a run may stop early). None: on the screen.
 
-    InputError if another sweep works in this folder, or this machine cannot do what is asked for.
+    A run that another process is training, of another sweep or alone, is waited for and taken as it
+    is; if that process ends before the run does, the run is trained here, after its last epoch.
+
+    InputError if another sweep works in this folder, if it is no place for results or holds files of
+    these names that are of no sweep, and if this machine cannot do what is asked for.
     """
-    folder = Path(folder)
+    folder = files.output(folder)
     if at_once is not None and at_once < 1:
         raise InputError(f"at_once = {at_once}: choose 1 or more.")
-    with files.locked(folder):
-        record: dict[str, Any] = {}
-        jobs: dict[str, _Job] = {}  # by name; two names of the same settings share one
-        by_run: dict[str, _Job] = {}
-        for name, settings in named.items():
-            jobs[name] = _Job(settings)
-            record[name] = {"settings": asdict(settings)}
+    if not (folder / "sweep.json").exists():
+        for name in WRITTEN:
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder / name} is of no sweep and would be overwritten: choose another folder."
+                )
+    try:
+        with files.locked(folder):
+            return _run(named, folder, at_once, cluster, show or _screen())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same call goes on after the last epochs") from None
+
+
+def _run(
+    named: dict[str, Settings],
+    folder: Path,
+    at_once: int | None,
+    cluster: dict[str, Any] | None,
+    show: Show,
+) -> pd.DataFrame:
+    jobs, by_run, record = _jobs(named)
+    environment = runs.environment(runs.choose_device("auto"))
+    files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
+
+    waiting = [job for job in by_run.values() if job.open]
+    tell = _teller(jobs, show)
+    if waiting and cluster is not None:
+        _on_cluster(waiting, folder, cluster, at_once, tell)
+    elif waiting:
+        _side_by_side(waiting, folder, at_once, len(by_run), tell)
+    for job in by_run.values():
+        if not job.error and (error := job.unreadable()):
+            job.ends("failed", error)
+    tell(True)
+
+    table = pd.DataFrame([{"name": name} | _row(job) for name, job in jobs.items()])
+    if importlib.util.find_spec("pyarrow"):
+        content = io.BytesIO()
+        table.to_parquet(content, index=False)
+        files.write(folder / "results.parquet", content.getvalue())
+    trained = {name: job.trained for name, job in jobs.items() if job.run and not job.error}
+    histories = [run.history.assign(name=name) for name, run in trained.items()]
+    files.write(folder / "histories.csv", _csv(_together(histories)))
+    files.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
+    # Last: it says that the sweep is whole.
+    files.write(folder / "results.csv", _csv(table))
+    return table
+
+
+def _jobs(
+    named: dict[str, Settings],
+) -> tuple[dict[str, _Job], dict[str, _Job], dict[str, Any]]:
+    """What is to be done, by name and by run, and what was asked for, for sweep.json."""
+    jobs: dict[str, _Job] = {}  # two names of the same settings share one
+    by_run: dict[str, _Job] = {}
+    record: dict[str, Any] = {}
+    loaded: dict[tuple, tuple[runs.Data, dict] | InputError] = {}  # each data set once
+    for name, settings in named.items():
+        record[name] = {"settings": asdict(settings)}
+        key = tuple(getattr(settings, item) for item in OF_DATA)
+        if key not in loaded:
             try:
                 data = runs.load_data(settings)
+                loaded[key] = data, data.split.protocol.as_dict()
             except InputError as error:
-                jobs[name].ends("failed", str(error))
-                continue
-            found = runs.identity(settings, data)
-            jobs[name] = by_run.setdefault(found, _Job(settings, found))
-            record[name] |= {"run": found, "protocol": data.split.protocol.as_dict()}
-        for job in by_run.values():
-            if (files.runs_folder() / job.run / files.MANIFEST).exists():
-                job.ends("found")
-        environment = runs.environment(runs.choose_device("auto"))
-        files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
-
-        waiting = [job for job in by_run.values() if job.open]
-        tell = _teller(jobs, show or _screen())
+                loaded[key] = error
         try:
-            if waiting and cluster is not None:
-                _on_cluster(waiting, folder, cluster, at_once, tell)
-            elif waiting:
-                _side_by_side(waiting, folder, at_once, len(by_run), tell)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                "stopped; the same call goes on after the last epochs"
-            ) from None
-        tell(True)
-
-        table = pd.DataFrame([{"name": name} | _row(job) for name, job in jobs.items()])
-        if importlib.util.find_spec("pyarrow"):
-            content = io.BytesIO()
-            table.to_parquet(content, index=False)
-            files.write(folder / "results.parquet", content.getvalue())
-        trained = {
-            name: runs.Run(job.settings, files.runs_folder() / job.run)
-            for name, job in jobs.items()
-            if job.run and not job.error
-        }
-        histories = [run.history.assign(name=name) for name, run in trained.items()]
-        files.write(folder / "histories.csv", _together(histories).to_csv(index=False).encode())
-        files.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
-        # Last: it says that the sweep is whole.
-        files.write(folder / "results.csv", table.to_csv(index=False).encode())
-    return table
+            if isinstance(found := loaded[key], InputError):
+                raise found
+            run = runs.identity(settings, found[0])
+        except InputError as error:
+            jobs[name] = _Job(settings)
+            jobs[name].ends("failed", str(error))
+            continue
+        jobs[name] = by_run.setdefault(run, _Job(settings, run))
+        record[name] |= {"run": run, "protocol": found[1]}
+    for job in by_run.values():
+        if job.finished and not job.unreadable():
+            job.ends("found")
+    return jobs, by_run, record
 
 
 def _row(job: _Job) -> dict[str, Any]:
     row = {"run": job.run, "state": "failed" if job.error else "done"}
     row |= {"profile": recipes.profile_of(job.settings)} | asdict(job.settings)
     if job.run and not job.error:
-        trained = runs.Run(job.settings, files.runs_folder() / job.run)
+        trained = job.trained
         for key, value in trained.metrics.items():
             if isinstance(value, list):  # an interval
                 row |= {f"{key} low": value[0], f"{key} high": value[1]}
@@ -281,6 +336,11 @@ def _row(job: _Job) -> dict[str, Any]:
         row |= {"commit": trained.environment["commit"], "date": trained.environment["date"]}
         row["trained on"] = trained.environment["device"]
     return row | {"error": job.error}
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    """Text is quoted, so that a name may hold a line's end, and "" is told from none."""
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC).encode(errors="backslashreplace")
 
 
 def _together(histories: list[pd.DataFrame]) -> pd.DataFrame:
@@ -310,6 +370,7 @@ class _Worker:
     """
 
     job: _Job  # the one it trains, or trained last
+    working = False
 
     def __init__(self, log: Path, threads: int, gpu: str | None):
         self.gpu = gpu
@@ -331,7 +392,7 @@ class _Worker:
         theirs.close()
 
     def train(self, job: _Job, log: Path) -> None:
-        self.job, job.state = job, "training"
+        self.job, self.working, job.state = job, True, "training"
         with suppress(OSError):  # it has just died, which the parent is about to notice
             self.connection.send((job.settings, str(log)))
 
@@ -343,7 +404,9 @@ class _Worker:
 
 
 def _serve(descriptor: int, threads: int) -> None:
-    """What a worker does: (settings, log) in, ("epoch", …), ("done",) or ("failed", why) out."""
+    """What a worker does: (settings, log) in; ("epoch", …) and one of ("done",), ("elsewhere",) for
+    a run that another process trains, or ("failed", why) out.
+    """
     torch.set_num_threads(threads)
     connection = Connection(descriptor)
     asked: SimpleQueue[tuple[Settings, str]] = SimpleQueue()
@@ -372,6 +435,8 @@ def _serve(descriptor: int, threads: int) -> None:
         try:
             runs.train(settings, tell)
             connection.send(("done",))
+        except Busy:
+            connection.send(("elsewhere",))
         except InputError as error:  # it would fail alike again; anything else ends this process
             connection.send(("failed", str(error)))
 
@@ -392,7 +457,7 @@ def _side_by_side(
     workers: list[_Worker] = []
     try:
         while any(job.open for job in jobs):
-            idle = [worker for worker in workers if not worker.job.open]
+            idle = [worker for worker in workers if not worker.working]
             while waiting and (idle or free):
                 job = waiting.popleft()
                 log = folder / f"{job.run}.log"
@@ -402,6 +467,7 @@ def _side_by_side(
                 idle.pop().train(job, log)
             tell()
             ready = wait([worker.connection for worker in workers], timeout=0.5)
+            waiting.extend(_come_back(jobs))
             for worker in [worker for worker in workers if worker.connection in ready]:
                 job, log = worker.job, folder / f"{worker.job.run}.log"
                 try:
@@ -422,12 +488,26 @@ def _side_by_side(
                     job.epoch, job.ndcg = said[:2]
                     job.epochs_seen, job.seconds = job.epochs_seen + 1, job.seconds + said[2]
                 else:
+                    worker.working = False
                     job.ends(kind, *said)
                     if not log.stat().st_size:
                         log.unlink()
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _come_back(jobs: list[_Job]) -> list[_Job]:
+    """Runs that another process was training: found if it has ended them, else to be trained."""
+    back = []
+    for job in jobs:
+        if job.state == "elsewhere" and not files.busy(job.trained.folder):
+            if job.finished and not job.unreadable():
+                job.ends("found")
+            else:
+                job.ends("waiting")
+                back.append(job)
+    return back
 
 
 def _why(code: int, log: Path) -> str:
@@ -514,11 +594,14 @@ def _train_alone(settings: Settings, threads: int | None) -> str | None:
     """What a job of a cluster does -> none, or the sentence of what is wrong with the settings."""
     if threads:
         torch.set_num_threads(threads)
-    try:
-        runs.train(settings)
-    except InputError as error:
-        return str(error)
-    return None
+    while True:
+        try:
+            runs.train(settings)
+            return None
+        except Busy:
+            time.sleep(5)  # another process trains this run: wait for it
+        except InputError as error:
+            return str(error)
 
 
 # --- progress -------------------------------------------------------------------------------------
@@ -569,7 +652,7 @@ def _screen() -> Show:
 
         handle = display(HTML(), display_id=True)
         return lambda table: handle.update(
-            HTML(table.to_html(na_rep="", float_format="{:.4f}".format))
+            HTML(_at_most(50, table).to_html(na_rep="", float_format="{:.4f}".format))
         )
     if not sys.stderr.isatty():
         return _lines()
@@ -578,15 +661,21 @@ def _screen() -> Show:
     def redraw(table: pd.DataFrame) -> None:
         nonlocal drawn
         size = shutil.get_terminal_size()
-        if len(table) > size.lines - 2:  # what has scrolled away cannot be redrawn
-            busy = table[table["state"] == "training"]
-            table = pd.concat([busy.head(size.lines - 3), table.tail(1)])
+        table = _at_most(size.lines - 2, table)  # what has scrolled away cannot be redrawn
         text = table.to_string(na_rep="", float_format="{:.4f}".format).splitlines()
         lines = "".join(line[: size.columns - 1] + "\n" for line in text)
         print(f"\x1b[{drawn}A\x1b[J" * bool(drawn) + lines, end="", file=sys.stderr, flush=True)
         drawn = len(text)
 
     return redraw
+
+
+def _at_most(lines: int, progress: pd.DataFrame) -> pd.DataFrame:
+    """All rows of a progress, or where they are too many those in training, and the last."""
+    if len(progress) <= lines:
+        return progress
+    training = progress[progress["state"] == "training"]
+    return pd.concat([training.head(lines - 1), progress.tail(1)])
 
 
 def _lines() -> Show:

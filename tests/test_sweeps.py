@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +353,81 @@ def test_a_sweep_that_is_interrupted_stops_its_workers(place, fresh):
     assert not any(map(alive, workers))
     with files.locked(fresh / "sweep"):  # free again
         pass
+
+
+def test_runs_that_another_process_trains_are_waited_for_and_taken(place, fresh):
+    """A sweep beside another one, and beside `train`; the other one ends, or is killed half-way."""
+    named = {name: replace(s, epochs=60, patience=60) for name, s in grid(place).items()}
+    shared, killed, *_ = named.values()
+    code = "import sys; from gsas_lab import runs; runs.train(runs.Settings(**eval(sys.argv[1])))"
+    folders = [files.runs_folder() / runs.identity(s, runs.load_data(s)) for s in (shared, killed)]
+    others, seen = [], []
+    try:
+        for settings in (shared, killed):
+            command = [sys.executable, "-c", code, repr(asdict(settings))]
+            others.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        while not all(folder.exists() and files.busy(folder) for folder in folders):
+            time.sleep(0.01)
+        os.kill(others[0].pid, signal.SIGSTOP)  # until the sweep has met it
+        os.kill(others[1].pid, signal.SIGSTOP)
+
+        def show(progress):
+            seen.append(progress["state"].tolist()[:3])
+            if seen[-1] == ["elsewhere", "elsewhere", "done"]:
+                os.kill(others[1].pid, signal.SIGKILL)
+                os.kill(others[0].pid, signal.SIGCONT)
+
+        three = dict(list(named.items())[:3])
+        table = sweeps.run(three, fresh / "sweep", at_once=2, show=show)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert ["elsewhere", "elsewhere", "done"] in seen
+    assert seen[-1] == ["found", "done", "done"] and table["error"].isna().all()
+    assert table["state"].tolist() == ["done"] * 3 and table["epochs trained"].tolist() == [60] * 3
+
+
+def test_ten_thousand_runs_start_in_seconds(place, fresh, monkeypatch):
+    """All that happens before the first training, with runs that share two data sets."""
+    path = place / "large.toml"
+    path.write_text(SMALL + f"[grid]\nmin_user = [1, 2]\nseed = {list(range(5000))}\n")
+    loads = []
+    load = runs.load_data
+    monkeypatch.setattr(runs, "load_data", lambda s: loads.append(s) or load(s))
+    jobs, by_run, record = sweeps._jobs(sweeps.read(path, dataset=str(place / "tiny.csv")))
+    assert len(jobs) == 10_000 == len(record) and len(loads) == 2
+    assert len(by_run) == 5_000, "min_user = 2 leaves these data as they are"
+    show, started = sweeps._at_most(20, sweeps._progress(jobs)), time.perf_counter()
+    sweeps._progress(jobs)
+    assert len(show) == 1 and time.perf_counter() - started < 1
+
+
+def test_results_that_are_of_no_sweep_are_not_overwritten(place, fresh):
+    (fresh / "mine").mkdir()
+    (fresh / "mine" / "results.csv").write_text("a user's")
+    (fresh / "file").write_text("a user's")
+    for folder, message in {
+        fresh / "mine": "results.csv is of no sweep and would be overwritten: choose another",
+        fresh / "file": "file is a file: name a folder to write into",
+        Path("/"): "no folder for results",
+        files.ROOT: "no folder for results",
+        files.ROOT / "notebooks" / "own": "no folder for results",
+        Path.home(): "no folder for results",
+        "~nobody-of-this-name/x": "there is no such home folder",
+        "": "names no file or folder",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            sweeps.run(grid(place), folder)
+    assert [file.name for file in (fresh / "mine").iterdir()] == ["results.csv"]
+    assert (fresh / "mine" / "results.csv").read_text() == "a user's"
+
+
+def test_a_sweep_goes_to_a_home(place, whole, fresh, monkeypatch):
+    monkeypatch.setenv("HOME", str(fresh))
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(place / "runs"))
+    sweeps.run(grid(place), "~/sweep", show=lambda _: None)
+    assert (fresh / "sweep" / "results.csv").exists()
 
 
 # --- on a cluster ---------------------------------------------------------------------------------
