@@ -93,7 +93,10 @@ class Settings:
                     f"{item.metadata['help']}."
                 )
             if item.type in (int, float) and isinstance(value, int) and abs(value) >= 1 << 63:
-                raise InputError(f"{item.name} has over 18 digits: choose a number below 2^63.")
+                told = value if abs(value) < 10**30 else "a number of over 30 digits"
+                raise InputError(
+                    f"{item.name} = {told} lies outside [0, 2^63): choose a smaller one."
+                )
             if choices and value not in choices:
                 raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
             if item.type is float:  # so that t = 1 and t = 1.0 are one run
