@@ -224,16 +224,17 @@ def parameters(namespace: Mapping[str, Any], also: Sequence[str] = ()) -> dict[s
 
     namespace: globals(). Read is what the parameters cell assigns and then the cell that papermill
     put below it, both known by how they begin, and nothing else: names that the notebook's own code
-    uses are no parameters, so the cells may run again in any order. Where there is no IPython, all
-    plain values of the namespace are parameters. also: names of this notebook that are no settings.
+    uses are no parameters, so the cells may run again in any order. Where no cell is on record (no
+    IPython, or a front end that stores no history, as nbval), all plain values of the namespace are
+    parameters. also: names of this notebook that are no settings.
     A setting that the parameters cell leaves at None is the recipe's own, and not returned.
 
     Raises InputError for a name that is neither a setting nor one of `also`, and for a value that no
     run can have: a list, a mapping, a text for a number.
     """
-    history = namespace.get("_ih")
+    history = namespace.get("_ih") or []
     given: dict[str, Any]
-    if history is None:
+    if not any(history):
         given = {
             name: value
             for name, value in namespace.items()

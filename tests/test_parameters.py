@@ -184,7 +184,7 @@ def test_without_evidence_a_costly_figure_shows_the_worlds_and_says_how_to_train
 
 
 def test_a_file_called_as_a_named_data_set_has_not_its_evidence(tiny, monkeypatch):
-    monkeypatch.setattr(results, "CHEAP", 0)
+    monkeypatch.setattr(results, "CHEAP", -1)
     path = tiny.folder / "ml-1m.csv"
     _rows().to_csv(path, index=False)
     assert results.of_paper("figure3", str(path)).note
@@ -198,6 +198,12 @@ def test_a_path_means_the_users_folder_wherever_it_is_read(tiny, monkeypatch):
         assert os.path.isabs(interactions.place(typed))
     assert interactions.place("known-truth") == "known-truth"
     assert interactions.place("nowhere") == "nowhere"  # which load refuses by that name
+
+
+def test_where_no_cell_is_on_record_the_namespace_is_read():
+    names = {"k": 4, "pd": pd, "_i": "text", "epochs": None}
+    for history in ({}, {"_ih": [""]}):  # plain Python; nbval, which stores no history
+        assert parameters({**history, **names}) == {"k": 4}
 
 
 def test_the_user_who_is_shown_exists():
