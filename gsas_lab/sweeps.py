@@ -271,6 +271,10 @@ def _run(
         _on_cluster(waiting, folder, cluster, at_once, tell)
     elif waiting:
         _side_by_side(waiting, folder, at_once, len(by_run), tell)
+    if any(job.run != record[name].get("run", "") for name, job in jobs.items()):
+        for name, job in jobs.items():  # as their nodes called them
+            record[name] |= {"run": job.run} if job.run else {}
+        files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
     for job in by_run.values():
         if not job.error and (error := job.unreadable()):
             job.ends("failed", error)
@@ -575,7 +579,9 @@ def _on_cluster(
             for job, task in zip(jobs, tasks, strict=True):
                 if job.open and task.done():
                     try:
-                        said = task.result()
+                        run, said = task.result()
+                        job.run = run or job.run
+                        job.__dict__.pop("trained", None)
                     except Exception as error:  # whatever the node raised, or its own death
                         lines = str(error).strip().splitlines() or [type(error).__name__]
                         said = f"Its job failed ({lines[-1]}): see {task.paths.stderr}."
@@ -590,18 +596,20 @@ def _on_cluster(
                 task.cancel()
 
 
-def _train_alone(settings: Settings, threads: int | None) -> str | None:
-    """What a job of a cluster does -> none, or the sentence of what is wrong with the settings."""
+def _train_alone(settings: Settings, threads: int | None) -> tuple[str, str | None]:
+    """What a job of a cluster does -> its run, and the sentence of what is wrong with the settings.
+
+    The run's name holds the kind of device, and only the node knows what "auto" comes down to.
+    """
     if threads:
         torch.set_num_threads(threads)
     while True:
         try:
-            runs.train(settings)
-            return None
+            return runs.train(settings).folder.name, None
         except Busy:
             time.sleep(5)  # another process trains this run: wait for it
         except InputError as error:
-            return str(error)
+            return "", str(error)
 
 
 # --- progress -------------------------------------------------------------------------------------

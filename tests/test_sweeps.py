@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import files, runs, sweeps
+from gsas_lab import files, results, runs, sweeps
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
 
@@ -448,6 +448,44 @@ def test_a_cluster_trains_the_same_runs_into_the_same_table(place, whole, fresh)
         assert "\n" not in error
         log = re.fullmatch(r"Its job failed \(.*\): see (.*)\.", error)[1]
         assert "Traceback" in Path(log).read_text()
+
+
+def test_a_nodes_own_device_names_the_run(place, fresh, monkeypatch):
+    """A sweep that is started where there is no GPU, for nodes that have one."""
+    here, on_node = sweeps.runs.identity, []
+    monkeypatch.setattr(
+        sweeps.runs, "identity", lambda *given: here(*given) + "-on-gpu" * len(on_node)
+    )
+
+    class Node:
+        paths = None
+
+        def __init__(self, *given):
+            on_node.append(1)
+            self.told = sweeps._train_alone(*given)
+            on_node.clear()
+
+        def done(self):
+            return True
+
+        def result(self):
+            return self.told
+
+    class Executor:
+        def __init__(self, *_, **__): ...
+
+        def update_parameters(self, **_): ...
+
+        def map_array(self, _, settings, threads):
+            return [Node(*given) for given in zip(settings, threads, strict=True)]
+
+    monkeypatch.setattr(pytest.importorskip("submitit"), "AutoExecutor", Executor)
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(fresh / "runs"))
+    named = dict(list(grid(place).items())[:2])
+    table = sweeps.run(named, fresh / "sweep", cluster={"partition": "gpu"}, show=lambda _: None)
+    assert table["state"].tolist() == ["done"] * 2
+    assert table["run"].str.endswith("-on-gpu").all()
+    assert results.load(fresh / "sweep").table["run"].tolist() == table["run"].tolist()
 
 
 @pytest.mark.parametrize(
