@@ -126,7 +126,7 @@ def read(path: str | Path, /, **over: Any) -> dict[str, Settings]:
 
 def folder_of(grid: str, /, **over: Any) -> Path:
     """Where a sweep is kept if nobody says where: outputs/<grid>-<what is given over its file>."""
-    parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "") or ""]
+    parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "")]
     parts += [f"{name}={value}" for name, value in over.items()]
     return files.ROOT / "outputs" / "-".join(filter(None, parts))
 
