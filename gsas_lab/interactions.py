@@ -2,78 +2,38 @@
 
     load("known-truth" | "ml-1m" | "beauty" | "video-games" | a path) -> Interactions
 
-The form follows from the file's suffix:
-
-    .txt and all others   "user item" lines, two integers, oldest first (as for SASRec and BERT4Rec)
-    .csv .tsv .parquet    columns user (user_id, userId), item (item_id, itemId, movieId) and,
-                          if there is one, timestamp (ts, time)
-    .inter                RecBole: tab-separated, header "name:type"
-    .data .dat            GroupLens u.data (tabs) and ratings.dat ("::"): user, item, rating, time
-
-Users and items are renumbered in the order of their ids (by number where all are integers, else as
-text), so that MovieLens-1M's item i stays i. Each file is read once; its SHA-256, and so the cache,
-is that of the bytes that were parsed.
+`reading.py` knows the forms of files and reads each exactly. Users and items are renumbered in the
+order of their ids (by number where all are integers, else as text), so that MovieLens-1M's item i
+stays i. Each file is read once; its SHA-256, and so the cache, is that of the bytes that were parsed.
 """
 
 import contextlib
-import csv
 import hashlib
 import importlib.util
 import io
 import json
 import os
-import re
 import warnings
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gsas_lab.errors import InputError
+from gsas_lab.files import chosen
+from gsas_lab.reading import Columns, Table, from_bytes, from_frame
 from gsas_lab.worlds import WORLDS, World
 
 PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
 
 _DATA = Path(__file__).resolve().parent.parent / "data"  # the registry, and downloads
-_CACHE_FORMAT = 1  # raise it when parsing or the cached arrays change: old caches are then ignored
-_MAX_ID = 2**31 - 1
-
-
-class _Form(NamedTuple):
-    """How a file is written."""
-
-    separator: str | None  # None: parquet
-    columns: list[str] | None  # None: a header line names them
-    integers: bool  # ids must be integers; else they may be any text
-    words: str  # what a line holds
-    quoting: Literal[0, 3] = csv.QUOTE_NONE
-
-
-_USER_ITEM = _Form(r"\s+", ["user", "item"], True, "two integers, user and item, on each line")
-_RATINGS = ["user", "item", "rating", "timestamp"], True, "user, item, rating and timestamp"
-_NAMED = None, False, "the columns that the header names, with user and item"
-_FORMS = {
-    ".data": _Form("\t", *_RATINGS),
-    ".dat": _Form("::", *_RATINGS),
-    ".csv": _Form(",", *_NAMED, csv.QUOTE_MINIMAL),
-    ".tsv": _Form("\t", *_NAMED, csv.QUOTE_MINIMAL),
-    ".inter": _Form("\t", *_NAMED),
-    ".parquet": _Form(None, *_NAMED),
-}
-_COLUMN_NAMES = {  # after lower() and without "_"
-    "user": {"user", "userid"},
-    "item": {"item", "itemid", "movieid"},
-    "timestamp": {"timestamp", "ts", "time"},
-}
-_CACHED = ("items", "offsets", "user_ids", "item_ids", "tie_rule")
-_BY_TIME = "by timestamp; equal timestamps keep the order of the file (stable sort)"
-_BY_FILE = "order of the file: it has no timestamps"
+_CACHE_FORMAT = 2  # raise it when parsing or the cached arrays change: old caches are then ignored
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +43,15 @@ class Interactions:
     name: str
     items: np.ndarray  # (n_interactions,) int32 in 1…n_items; user after user, oldest first
     offsets: np.ndarray  # (n_users + 1,) int64
-    user_ids: np.ndarray  # (n_users,) ids as in the file
-    item_ids: np.ndarray  # (n_items + 1,) ids as in the file; entry 0 is padding
+    user_ids: np.ndarray  # (n_users,) ids as in the file: int64, or text (object)
+    item_ids: np.ndarray  # (n_items + 1,) the same; entry 0 is padding
     sha256: str  # of the source file; in the known-truth world, of the arrays
     tie_rule: str  # what orders a user's interactions, and equal timestamps
     exclude_seen: bool = True  # the data set's convention at evaluation; False where items repeat
     titles: np.ndarray | None = None  # (n_items + 1,) str
     genres: np.ndarray | None = None  # (n_items + 1,) str, "|" between
     world: World | None = None  # the known-truth world, with its P(i | history)
+    unused: tuple[str, ...] = ()  # names of the file's other columns, weights among them
 
     @property
     def n_users(self) -> int:
@@ -116,13 +77,12 @@ class Interactions:
 
     def row(self, user_id: int | str) -> int:
         """The number, 0…n_users − 1, of the user with this id in the file; InputError if none."""
-        found = np.flatnonzero(self.user_ids.astype(str) == str(user_id))
-        if not len(found):
+        if (found := self._rows.get(str(user_id))) is None:
             raise InputError(
                 f"{self.name} has no user {user_id}: give one of its ids, such as "
                 f"{', '.join(map(str, self.user_ids[:3]))}."
             )
-        return int(found[0])
+        return found
 
     def item(self, name: int | str) -> int:
         """The number, 1…n_items, of the item with this id in the file, or else with exactly this
@@ -136,24 +96,46 @@ class Interactions:
         return found
 
     @cached_property
+    def again(self) -> np.ndarray:
+        """(n_interactions,) True where the user had taken the item before."""
+        users = np.repeat(np.arange(self.n_users, dtype=np.int64), self.lengths)
+        first = np.unique(users * (self.n_items + 1) + self.items, return_index=True)[1]
+        again = np.ones(self.n_interactions, bool)
+        again[first] = False
+        return again
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {str(name): row for row, name in enumerate(self.user_ids.tolist())}
+
+    @cached_property
     def _numbers(self) -> dict[str, int]:
         names = [] if self.titles is None else self.titles[1:].tolist()
         shared = Counter(names)
         by_title = {name: i for i, name in enumerate(names, 1) if shared[name] == 1}
-        return by_title | {str(name): i for i, name in enumerate(self.item_ids[1:], 1)}
+        return by_title | {str(name): i for i, name in enumerate(self.item_ids[1:].tolist(), 1)}
 
     def title(self, item: int) -> str:
         """Title of item 1…n_items; its id in the file where there are no titles."""
         return str((self.item_ids if self.titles is None else self.titles)[item])
 
 
-def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> Interactions:
-    """Load a named data set or a file of one of the forms above.
+def load(
+    name_or_path: str | os.PathLike[str] | pd.DataFrame,
+    *,
+    min_user: int = 1,
+    min_item: int = 1,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+) -> Interactions:
+    """Load a named data set, a file of one of the forms of `reading.py`, or a table in memory.
 
     min_user, min_item: items with fewer than min_item interactions are dropped, then users with
     fewer than min_user, again and again until nothing changes (the k-core); the rest is renumbered.
-    A named data set may ask for more itself (data/registry.json). Interactions are ordered by user
-    and timestamp with a stable sort; without timestamps the order of the file holds.
+    A named data set may ask for more itself (data/registry.json). user, item, time: names of
+    columns; None: found by the usual names. Interactions are ordered by user and time with a stable
+    sort; without times, or with time="none", the order of the file holds.
 
     Named files are looked for in $GSAS_LAB_DATA, then in data/, then downloaded to data/; each is
     verified by SHA-256. Parsed arrays are cached in $GSAS_LAB_CACHE, else in outputs/cache.
@@ -162,18 +144,36 @@ def load(name_or_path: str | Path, *, min_user: int = 1, min_item: int = 1) -> I
     for option, value in (("min_user", min_user), ("min_item", min_item)):
         if value < 1:
             raise InputError(f"{option} = {value} must be at least 1 (1 keeps everything).")
-    name = str(name_or_path)
+    named = Columns(user, item, time)
+    if isinstance(name_or_path, pd.DataFrame):
+        arrays = _arrays(
+            "the table", from_frame(name_or_path, "the table", named), min_user, min_item
+        )
+        parts = [
+            arrays["items"],
+            arrays["offsets"],
+            *map(_packed, (arrays["user_ids"], arrays["item_ids"])),
+        ]
+        return Interactions("table", **arrays, sha256=_sha256(b"".join(x.tobytes() for x in parts)))
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(
+            f"A data set is a name, a path or a DataFrame, no {type(name_or_path).__name__}."
+        )
+    name = os.fspath(name_or_path)
+    if name in WORLDS or name in (registry := _registry()):
+        if named != Columns():
+            raise InputError(f"{name} takes no names of columns: leave out user, item and time.")
     if name in WORLDS:
         if max(min_user, min_item) > 1:
             raise InputError(f"{name} takes no min_user or min_item: leave them at 1.")
         return from_world(WORLDS[name], name)
-    if name in (registry := _registry()):
+    if name in registry:
         return _load_named(name, registry[name], min_user, min_item)
-    path = Path(name).expanduser()
-    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+    path = chosen(name, "dataset")
+    if not os.path.exists(path) and len(path.parts) == 1 and not path.suffix:
         raise InputError(f"Unknown data set '{name}': give {_known()}, or the path of a file.")
-    data = _read(path)
-    return Interactions(path.name, **_parsed(path, data, min_user, min_item))
+    shown = path.name.encode(errors="backslashreplace").decode()  # names need not be UTF-8
+    return Interactions(shown, **_parsed(path, _read(path), min_user, min_item, named))
 
 
 def place(name_or_path: str | Path) -> str:
@@ -182,7 +182,11 @@ def place(name_or_path: str | Path) -> str:
     if name in WORLDS or name in _registry():
         return name
     path = Path(os.path.expanduser(name))  # of nobody's home: as it is, for load to refuse
-    return str(path.absolute()) if path.exists() or path.parent != Path() or path.suffix else name
+    return (
+        str(path.absolute())
+        if os.path.exists(path) or path.parent != Path() or path.suffix
+        else name
+    )
 
 
 def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
@@ -205,10 +209,12 @@ def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
 
 
 def describe(interactions: Interactions) -> pd.DataFrame:
-    """One row: counts, density (interactions / users / items), lengths of the histories, and the
-    share of all interactions before a user's last 200, which SASRec's windows do not reach.
+    """One row: counts, density (interactions / users / items), lengths of the histories, the share
+    of all interactions before a user's last 200, which SASRec's windows do not reach, the shares
+    of interactions and of users' last ones that take an item again, the order, and what is not used.
     """
     users, items, lengths = interactions.n_users, interactions.n_items, interactions.lengths
+    again = interactions.again
     row = {
         "users": users,
         "items": items,
@@ -217,7 +223,12 @@ def describe(interactions: Interactions) -> pd.DataFrame:
         "median length": float(np.median(lengths)),
         "mean length": lengths.mean(),
         "longest": lengths.max(),
+        "users with one interaction": int((lengths == 1).sum()),
         "beyond the last 200": np.maximum(lengths - 200, 0).sum() / lengths.sum(),
+        "taken again": again.mean(),
+        "last taken again": again[interactions.offsets[1:] - 1].mean(),
+        "order": interactions.tie_rule,
+        "columns not used": ", ".join(interactions.unused) or "none",
     }
     return pd.DataFrame(row, index=[interactions.name])
 
@@ -232,7 +243,10 @@ class _Unavailable(InputError):
 def _registry() -> dict[str, Any]:
     """The named data sets; empty where the package is installed without the project's folders."""
     path = _DATA / "registry.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it.") from None
 
 
 def _known() -> str:
@@ -242,7 +256,7 @@ def _known() -> str:
 
 def _load_named(name: str, entry: dict[str, Any], min_user: int, min_item: int) -> Interactions:
     path, data = _fetch(entry["file"], entry["files"][entry["file"]])
-    arrays = _parsed(path, data, max(min_user, entry["min_user"]), min_item)
+    arrays = _parsed(path, data, max(min_user, entry["min_user"]), min_item, Columns())
     arrays["tie_rule"] = entry["tie_rule"]
     titles = genres = None
     if "titles" in entry:
@@ -266,7 +280,7 @@ def _fetch(file: str, source: dict[str, str]) -> tuple[Path, bytes]:
     """Path and verified bytes of a named file."""
     folders = [_DATA]
     if given := os.environ.get("GSAS_LAB_DATA"):
-        folders.insert(0, Path(given).expanduser())
+        folders.insert(0, chosen(given, "GSAS_LAB_DATA"))
         if not folders[0].is_dir():
             raise InputError(f"GSAS_LAB_DATA={given} is not a folder: correct or unset it.")
     for folder in folders:
@@ -309,7 +323,7 @@ def _download(file: str, source: dict[str, str]) -> bytes:
             return received.getvalue()
         with zipfile.ZipFile(received) as archive:
             return archive.read(source["member"])
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of the network, or of an archive that is damaged in any way
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise _Unavailable(
             f"{file} could not be downloaded from {url} ({reason}): retry, or {by_hand}."
@@ -334,12 +348,15 @@ def _sha256(data: bytes) -> str:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder: give the file with the interactions inside it.")
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"There is no file {path}: correct it, or give {_known()}.") from None
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}): correct it, or copy it.") from None
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -353,54 +370,85 @@ def _write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _parsed(path: Path, data: bytes, min_user: int, min_item: int) -> dict[str, Any]:
+def _parsed(
+    path: Path, data: bytes, min_user: int, min_item: int, named: Columns
+) -> dict[str, Any]:
     """The fields of Interactions that come from the file, from the cache where it has them.
 
     The cache's name is a hash of all that the arrays depend on, so a changed file is never taken
     for the old one. A cache that cannot be read is rebuilt; one that cannot be written is not.
     """
     sha256 = _sha256(data)
-    key = _sha256(repr((_CACHE_FORMAT, sha256, path.suffix, min_user, min_item)).encode())[:32]
+    form = [suffix.lower() for suffix in path.suffixes[-2:]]  # two, as in .csv.gz
+    key = _sha256(
+        repr((_CACHE_FORMAT, sha256, form, min_user, min_item, named)).encode(
+            errors="backslashreplace"
+        )
+    )[:32]
     folder = os.environ.get("GSAS_LAB_CACHE") or _DATA.parent / "outputs" / "cache"
-    cache = Path(folder).expanduser() / f"{path.stem}-{key}.npz"
+    cache = chosen(folder, "GSAS_LAB_CACHE") / f"{path.stem[:40]}-{key}.npz"
     try:
         with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as stored:
             arrays = {field: stored[field] for field in _CACHED}
+        arrays |= {name: _ids_of(arrays[name]) for name in ("user_ids", "item_ids")}
     except Exception:  # noqa: BLE001 (absent or damaged in any way: the file itself is at hand)
-        arrays = _parse(path, data, min_user, min_item)
+        arrays = _parse(path, data, min_user, min_item, named)
         packed = io.BytesIO()
-        np.savez(packed, allow_pickle=False, **arrays)
-        with contextlib.suppress(OSError):  # a read-only folder or a full disk only costs the cache
+        ids = {name: _packed(arrays[name]) for name in ("user_ids", "item_ids")}
+        told = {"tie_rule": arrays["tie_rule"], "unused": arrays["unused"]}
+        np.savez(
+            packed, allow_pickle=False, **arrays | ids | {n: np.array(x) for n, x in told.items()}
+        )
+        with contextlib.suppress(OSError, ValueError):  # that only costs the cache
             _write_atomically(cache, packed.getvalue())
-    return arrays | {"sha256": sha256, "tie_rule": str(arrays["tie_rule"])}
+    return arrays | {
+        "sha256": sha256,
+        "tie_rule": str(arrays["tie_rule"]),
+        "unused": tuple(map(str, arrays["unused"])),
+    }
 
 
-def _parse(path: Path, data: bytes, min_user: int, min_item: int) -> dict[str, np.ndarray]:
-    """Bytes -> items, offsets, user_ids, item_ids, tie_rule."""
-    form = _FORMS.get(path.suffix.lower(), _USER_ITEM)
-    table = _read_table(path, data, form)
-    if table.empty:
-        raise InputError(f"{path} is empty: give a file with at least one interaction.")
-    try:
-        users, user_ids = _number(table["user"], form.integers)  # (n,) in 0…, sorted ids
-        items, item_ids = _number(table["item"], form.integers)
-        keys = [_times(table["timestamp"]), users] if "timestamp" in table else [users]
-    except _BadRow as bad:
-        place = f"{table.index.name} {table.index[bad.row]}"
-        raise InputError(f"{path}, {place}: {bad}; expected {form.words}.") from None
-    order = np.lexsort(keys)  # stable; the last key is the first to sort by
+_CACHED = ("items", "offsets", "user_ids", "item_ids", "tie_rule", "unused")
+
+
+def _packed(ids: np.ndarray) -> np.ndarray:
+    """Ids as an array that needs no pickle and no room for the longest in each entry."""
+    if ids.dtype != object:
+        return ids
+    return np.frombuffer("\n".join(ids.tolist()).encode(), np.uint8)  # none holds a "\n"
+
+
+def _ids_of(packed: np.ndarray) -> np.ndarray:
+    """The inverse of `_packed`."""
+    if packed.dtype != np.uint8:
+        return packed
+    return np.array(packed.tobytes().decode().split("\n"), object)
+
+
+def _parse(path: Path, data: bytes, min_user: int, min_item: int, named: Columns) -> dict[str, Any]:
+    """Bytes -> items, offsets, user_ids, item_ids, tie_rule, unused."""
+    return _arrays(str(path), from_bytes(path, data, named), min_user, min_item)
+
+
+def _arrays(where: str, table: Table, min_user: int, min_item: int) -> dict[str, Any]:
+    users, items = table.users, table.items
+    # Stable; the last key is the first to sort by.
+    order = np.lexsort([users] if table.times is None else [table.times, users])
     users, items = users[order], items[order]
     keep = _core(users, items, min_user, min_item)
     if not keep.any():
-        raise InputError(f"{path}: min_user = {min_user}, min_item = {min_item} keep nothing.")
+        raise InputError(f"{where}: min_user = {min_user}, min_item = {min_item} keep nothing.")
     users_left, users = np.unique(users[keep], return_inverse=True)
     items_left, items = np.unique(items[keep], return_inverse=True)
+    item_ids = table.item_ids[items_left]
+    padding = np.array([""], object) if item_ids.dtype == object else np.zeros(1, item_ids.dtype)
     return {
         "items": (items + 1).astype(np.int32),
         "offsets": np.concatenate([[0], np.cumsum(np.bincount(users))]).astype(np.int64),
-        "user_ids": user_ids[users_left],
-        "item_ids": np.concatenate([np.zeros(1, item_ids.dtype), item_ids[items_left]]),
-        "tie_rule": np.array(_BY_TIME if "timestamp" in table else _BY_FILE),
+        "user_ids": table.user_ids[users_left],
+        "item_ids": np.concatenate([padding, item_ids]),
+        "tie_rule": table.order,
+        "unused": table.unused,
     }
 
 
@@ -413,120 +461,3 @@ def _core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) ->
         keep &= np.bincount(users[keep], minlength=users.max() + 1)[users] >= min_user
         if keep.sum() == before:
             return keep
-
-
-# --- bytes -> table; its index holds the place in the file, for messages -------------------------
-
-
-def _read_table(path: Path, data: bytes, form: _Form) -> pd.DataFrame:
-    """Columns user, item and, if the file has one, timestamp."""
-    if form.separator is None:
-        try:
-            table = pd.read_parquet(io.BytesIO(data)).reset_index(drop=True)
-        except (ValueError, OSError, ImportError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(f"{path} cannot be read as parquet ({reason}): replace it.") from error
-        table.index = pd.RangeIndex(1, len(table) + 1, name="row")
-        return _choose_columns(path, table)
-    if b"\0" in data:
-        raise InputError(f"{path} is binary or UTF-16, not text in UTF-8: convert it.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {number}: not text in UTF-8; convert the file.") from None
-    if not text.strip():
-        raise InputError(f"{path} is empty: give a file with at least one interaction.")
-    if form.separator == "::":  # pandas is fast with single characters only
-        text = text.replace("::", "\t")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                io.StringIO(text),
-                sep="\t" if form.separator == "::" else form.separator,
-                names=form.columns,
-                header=None if form.columns else 0,
-                index_col=False,  # else one field too many would shift the columns
-                dtype=str,
-                keep_default_na=False,  # "NA" may be somebody's id
-                na_values=[""],
-                skip_blank_lines=False,  # so that rows count lines
-                quoting=form.quoting,
-            )
-    except pd.errors.EmptyDataError:  # a first line without a character, a second with some
-        raise InputError(f"{path}, line 1: no names of columns; expected {form.words}.") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        # pandas only warns where the first row is too long, and does not say where.
-        found = re.search(r"in line (\d+)|data with index_col", str(error))
-        if found is None:
-            raise InputError(f"{path} cannot be parsed ({str(error).strip()}).") from error
-        number = int(found[1] or (1 if form.columns else 2))
-        raise InputError(
-            f"{path}, line {number}: too many fields; expected {form.words}."
-        ) from None
-    table.index += 1 if form.columns else 2
-    if form.quoting == csv.QUOTE_MINIMAL and '"' in text:  # a quoted field may span lines
-        breaks = sum(table[column].str.count("\n").fillna(0) for column in table)
-        table.index += np.cumsum(breaks).astype(int)
-    table.index.name = "line"
-    return _choose_columns(path, table.dropna(how="all"))
-
-
-def _choose_columns(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    chosen: dict[Any, str] = {}
-    for wanted, accepted in _COLUMN_NAMES.items():
-        plain = [str(name).split(":")[0].strip().lower().replace("_", "") for name in table.columns]
-        found = [name for name, x in zip(table.columns, plain, strict=True) if x in accepted]
-        if len(found) > 1 or not found and wanted != "timestamp":
-            raise InputError(
-                f"{path} needs one {wanted} column ({', '.join(sorted(accepted))}), but its header "
-                f"has {', '.join(map(repr, found or table.columns))}: rename the columns."
-            )
-        chosen |= dict.fromkeys(found, wanted)
-    return table[list(chosen)].rename(columns=chosen)
-
-
-class _BadRow(Exception):
-    def __init__(self, bad: np.ndarray, what: str) -> None:
-        super().__init__(what)
-        self.row = int(np.argmax(bad))  # the first
-
-
-def _number(ids: pd.Series, integers: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (n,) -> their places (n,) among the sorted distinct ids, and these."""
-    codes, values = pd.factorize(ids)  # in order of appearance; -1 = missing
-    if (codes < 0).any():
-        raise _BadRow(codes < 0, f"the {ids.name} is missing")
-    texts = [str(value).strip() for value in values]
-    numbers = [int(text) for text in texts if re.fullmatch("-?[0-9]{1,99}", text)]
-
-    def refuse(bad: list[bool], why: str) -> None:
-        if any(bad):
-            code = bad.index(True)
-            raise _BadRow(codes == code, f"the {ids.name} {texts[code][:40]!r} {why}")
-
-    if integers:
-        refuse([not re.fullmatch("-?[0-9]{1,99}", text) for text in texts], "is not an integer")
-    distinct = np.array(texts)
-    if len(numbers) == len(texts):
-        refuse([number < 0 for number in numbers], "is negative")
-        refuse([number > _MAX_ID for number in numbers], f"is above {_MAX_ID}")
-        if integers or len(set(numbers)) == len(texts):  # elsewhere "7" and "007" are two ids
-            distinct = np.array(numbers)
-    distinct, place = np.unique(distinct, return_inverse=True)
-    return place[codes], distinct
-
-
-def _times(times: pd.Series) -> np.ndarray:
-    """Numbers, or dates in ISO 8601 (n,) -> their dense ranks (n,)."""
-    if pd.api.types.is_string_dtype(times):
-        numbers = pd.to_numeric(times, errors="coerce")
-        dates = numbers.isna().all()
-        times = (
-            pd.to_datetime(times, format="ISO8601", utc=True, errors="coerce") if dates else numbers
-        )
-    missing = times.isna().to_numpy()
-    if missing.any():
-        raise _BadRow(missing, "the timestamp is neither a number nor a date as in ISO 8601")
-    return times.rank(method="dense").to_numpy()
