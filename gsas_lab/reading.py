@@ -4,6 +4,7 @@ The form follows from the file's suffix:
 
     .txt and all others   "user item" lines, two integers, oldest first (as for SASRec and BERT4Rec)
     .csv .tsv .parquet    columns user, item and, if there is one, time, by any usual name
+    .jsonl .ndjson .json  an object with these on each line
     .inter                RecBole: tab-separated, header "name:type"
     .data .dat            GroupLens u.data (tabs) and ratings.dat ("::"): user, item, rating, time
 
@@ -15,14 +16,17 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import lzma
 import re
 import uuid
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from array import array
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
+from itertools import chain, islice
 from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -33,9 +37,9 @@ import pandas as pd
 from gsas_lab.errors import InputError
 
 LONGEST_ID = 1000  # characters: a longer one is a damaged file, such as one with an open quote
-NO_TIME = "none"  # time="none": the file's order, whatever its columns say
+FILE_ORDER = "none"  # time="none": the file's order, whatever its columns say
 _MAX_INTEGER = 2**31 - 1  # of an id where a form has integers
-_SAMPLE = 1000  # rows that decide whether an unnamed column looks like a time
+_SAMPLE = 1000  # rows that decide whether a column that is not taken looks like a time
 
 
 class Columns(NamedTuple):
@@ -62,27 +66,26 @@ class _Form(NamedTuple):
     """How a text is written."""
 
     separator: str | None  # None: blanks
-    columns: list[str] | None  # None: a header line names them
+    columns: list[str] | None  # None: a header names them
     words: str  # what a line holds
     quoted: bool = False  # may fields stand in quotes, as in RFC 4180?
-
-    @property
-    def integers(self) -> bool:
-        """Must ids be integers? Elsewhere they are any text."""
-        return self.columns is not None
 
 
 _USER_ITEM = _Form(None, ["user", "item"], "two integers, user and item, on each line")
 _RATINGS = ["user", "item", "rating", "timestamp"], "user, item, rating and timestamp"
 _NAMED = None, "the columns that the header names, with user and item"
+_JSON = _Form(None, None, "one JSON object on each line, with user and item")
+_OF_FRAME = "a column of users and one of items"
 _FORMS = {
     ".data": _Form("\t", *_RATINGS),
     ".dat": _Form("::", *_RATINGS),
     ".csv": _Form(",", *_NAMED, True),
     ".tsv": _Form("\t", *_NAMED, True),
     ".inter": _Form("\t", *_NAMED),
+    ".jsonl": _JSON,
+    ".ndjson": _JSON,
+    ".json": _JSON,
 }
-_FRAME = "a column of users and one of items"
 
 
 def from_bytes(path: Path, data: bytes, named: Columns) -> Table:
@@ -90,15 +93,45 @@ def from_bytes(path: Path, data: bytes, named: Columns) -> Table:
     name, data = _unpacked(path, data)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
-        return _of_frame(f"{path}", _parquet(path, data), named, "replace it")
-    form = _FORMS.get(suffix, _USER_ITEM)
-    rows = _rows(path, _text(path, data), form, named)
-    return _table(f"{path}", rows, form.integers, form.words)
+        return from_frame(_parquet(path, data), f"{path}", named)
+    return _from_text(path, _text(path, data), _FORMS.get(suffix, _USER_ITEM), named)
 
 
 def from_frame(frame: pd.DataFrame, where: str, named: Columns) -> Table:
-    """The content of a table in memory; rows are counted from 1 in messages."""
-    return _of_frame(where, frame, named, "correct it")
+    """The content of a table in memory; InputError as for files, its rows counted from 1."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index(allow_duplicates=True)
+    if not len(frame):
+        raise InputError(f"{where} is empty: give at least one interaction.")
+    try:
+        header = [str(name) for name in frame.columns]
+        roles = _roles(where, header, lambda at: frame.iloc[:_SAMPLE, at].dropna().tolist(), named)
+        cells = {kind: frame.iloc[:, at] for kind, at in roles.columns.items()}
+        places = range(1, len(frame) + 1)
+        return _table(where, _Rows(header, cells, "row", places, _OF_FRAME, False), roles)
+    except InputError:
+        raise
+    except Exception as error:  # types of columns have no end, and text may be damaged inside
+        raise InputError(
+            f"{where} has columns that cannot be read ({type(error).__name__}: {_reason(error)}): "
+            "give ids as integers or text."
+        ) from None
+
+
+def _parquet(path: Path, data: bytes) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(io.BytesIO(data), engine="pyarrow", page_checksum_verification=True)
+    except ImportError:
+        raise InputError(f"{path}: parquet needs pyarrow: pip install pyarrow.") from None
+    except Exception as error:  # Arrow raises errors of forty kinds for damaged files
+        raise InputError(
+            f"{path} cannot be read as parquet ({_reason(error)}): replace it."
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()
+    return lines[0][:100].rstrip(". ")
 
 
 # --- packed files --------------------------------------------------------------------------------
@@ -114,10 +147,10 @@ def _zst(packed: io.BytesIO) -> IO[bytes]:
     return zstd.open(packed)
 
 
-_PACKED: dict[str, Callable[[io.BytesIO], IO[bytes]]] = {
-    ".gz": lambda packed: gzip.open(packed),  # type: ignore[dict-item, return-value]
-    ".bz2": lambda packed: bz2.open(packed),  # type: ignore[dict-item, return-value]
-    ".xz": lambda packed: lzma.open(packed),  # type: ignore[dict-item, return-value]
+_PACKED: dict[str, Callable[[io.BytesIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
     ".zst": _zst,
 }
 
@@ -164,28 +197,22 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     return names[0]
 
 
-def _reason(error: BaseException) -> str:
-    lines = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()
-    return lines[0][:100].rstrip(". ")
-
-
 # --- text -> cells -------------------------------------------------------------------------------
 
 
 class _Rows(NamedTuple):
     """Cells of the columns that are used, and where each row stands."""
 
+    header: Sequence[str]
     cells: dict[str, pd.Series]  # by "user", "item" and, if there is one, "time"
-    places: np.ndarray  # (n,) number of the row's line or row
     place: str  # "line" or "row"
-    order: str
-    unused: tuple[str, ...]
-    header: tuple[str, ...] = ()  # of a text that has one
-    short: np.ndarray | None = None  # (n,) True where a line has fewer fields than the first
+    places: Sequence[int]  # (n,) its number
+    words: str  # what was expected
+    integers: bool  # must ids be integers? Elsewhere they are any text
 
 
 def _text(path: Path, data: bytes) -> str:
-    """Text of a file, each line ended by one "\\n"."""
+    """Text of a file, its lines ended by "\n"."""
     if b"\0" in data:
         raise InputError(f"{path} is binary or UTF-16, not text in UTF-8: convert it.")
     try:
@@ -193,303 +220,193 @@ def _text(path: Path, data: bytes) -> str:
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {number}: not text in UTF-8; convert the file.") from None
-    if not text.strip():
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _from_text(path: Path, text: str, form: _Form, named: Columns) -> Table:
+    records = _objects(path, text) if form is _JSON else _records(path, text, form)
+    header = form.columns or next(records, (0, []))[1]
+    sample = list(islice(records, _SAMPLE))
+    if not sample:
         raise InputError(f"{path} is empty: give a file with at least one interaction.")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text if text.endswith("\n") else text + "\n"
+
+    def cells_of(at: int) -> list[str]:
+        return [fields[at] for _, fields in sample if len(fields) > at and fields[at]]
+
+    roles = _roles(f"{path}", header, cells_of, named)
+    at = tuple(roles.columns.values())
+    cells: tuple[list[str], ...] = tuple([] for _ in at)
+    same: dict[str, str] = {}  # one string an id, however often it stands in the file
+    lines, spanning = array("q"), []
+    for line, fields in chain(sample, records):
+        if len(fields) != len(header):
+            if max(at) < len(fields):
+                many = "few" if len(fields) < len(header) else "many"
+                raise InputError(f"{path}, line {line}: too {many} fields; expected {form.words}.")
+            fields += [""] * (len(header) - len(fields))  # told below: what is missing
+        for place, column in zip(at, cells, strict=True):
+            column.append(fields[place])
+        for column in cells[:2]:
+            if isinstance(column[-1], str):  # and no list of JSON
+                column[-1] = same.setdefault(column[-1], column[-1])
+        if form.quoted and any("\n" in field for field in fields):
+            spanning.append((line, fields))
+        lines.append(line)
+    if spanning:
+        _refuse_swallowed(path, spanning, at[:2], cells[:2], form.separator or "")
+    series = {k: pd.Series(x, dtype=object) for k, x in zip(roles.columns, cells, strict=True)}
+    rows = _Rows(header, series, "line", lines, form.words, form.columns is not None)
+    return _table(f"{path}", rows, roles)
 
 
-def _rows(path: Path, text: str, form: _Form, named: Columns) -> _Rows:
-    if form.separator == "::":  # one character is faster, and no field may hold it
-        if "\t" in text:
-            number = text.count("\n", 0, text.index("\t")) + 1
-            raise InputError(f"{path}, line {number}: a tab; expected {form.words}.")
-        form = form._replace(separator="\t")
-        text = text.replace("::", "\t")
-    if form.quoted and '"' in text:
-        return _quoted_rows(path, text, form, named)
-    return _plain_rows(path, text, form, named)
-
-
-def _plain_rows(path: Path, text: str, form: _Form, named: Columns) -> _Rows:
-    """Lines without quotes: the fields are counted first, then parsed by pandas."""
-    fields, filled = _count_fields(text, form.separator)  # of each line
-    if form.columns is None and not filled[0]:
-        raise InputError(f"{path}, line 1: no names of columns; expected {form.words}.")
-    first, _, rest = text.partition("\n")
-    header = form.columns or first.split(form.separator)
-    numbers = np.flatnonzero(filled) + 1
-    if form.columns is None:
-        numbers, text = numbers[1:], rest
-    fields = fields[numbers - 1]
-    if (fields > len(header)).any():
-        number = numbers[np.argmax(fields > len(header))]
-        raise InputError(f"{path}, line {number}: too many fields; expected {form.words}.")
-    if not len(numbers):
-        raise InputError(f"{path} is empty: give a file with at least one interaction.")
-    if not filled.all():
-        lines = text.split("\n")
-        skipped = 0 if form.columns else 1
-        text = "".join(lines[number - 1 - skipped] + "\n" for number in numbers.tolist())
-
-    def read(columns: Iterable[int], rows: int | None = None) -> pd.DataFrame:
-        return pd.read_csv(
-            io.StringIO(text),
-            sep=r"\s+" if form.separator is None else form.separator,
-            names=list(range(len(header))),
-            header=None,
-            index_col=False,
-            usecols=list(columns),
-            nrows=rows,
-            dtype=str,
-            keep_default_na=False,  # "NA" may be somebody's id
-            na_values=[""],
-            skip_blank_lines=False,
-            quoting=csv.QUOTE_NONE,
-        )
-
+def _records(path: Path, text: str, form: _Form) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record that holds any, and the line where it begins."""
+    blank = f" \t\n{form.separator or ''}"
+    if not form.quoted or '"' not in text:
+        for line, content in enumerate(io.StringIO(text), 1):
+            if content.strip(blank):
+                yield line, content.rstrip("\n").split(form.separator)
+        return
+    # Strictly by RFC 4180: a stray quote must not swallow lines.
+    reader = csv.reader(io.StringIO(text), delimiter=form.separator or "", strict=True)
+    begun = 1
     try:
-        sample = read(range(len(header)), _SAMPLE)
-        chosen, order, unused = _choose(
-            f"{path}", header, lambda column: sample[column].dropna().tolist(), named
-        )
-        table = read(set(chosen.values()))
-    except pd.errors.ParserError as error:
-        raise InputError(f"{path} cannot be parsed ({_reason(error)}).") from None
-    if len(table) != len(numbers):
-        raise InputError(f"{path} cannot be parsed: some of its lines end where no line should.")
-    return _Rows(
-        {kind: table[column] for kind, column in chosen.items()},
-        numbers,
-        "line",
-        order,
-        unused,
-        () if form.columns else tuple(header),
-        fields < len(header),
-    )
-
-
-def _count_fields(text: str, separator: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Fields of each line, and whether it holds anything but separators and blanks: (lines,)."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    starts = np.concatenate([[0], np.flatnonzero(data == 10)[:-1] + 1])
-
-    def per_line(mask: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(mask.view(np.uint8), starts, dtype=np.int64)
-
-    blank = (data == 32) | (data == 9) | (data == 10)
-    if separator is None:
-        begins = ~blank
-        begins[1:] &= blank[:-1]
-        fields = per_line(begins)
-    else:
-        fields = per_line(data == ord(separator)) + 1
-        blank |= data == ord(separator)
-    return fields, per_line(~blank) > 0
-
-
-def _quoted_rows(path: Path, text: str, form: _Form, named: Columns) -> _Rows:
-    """Lines with quotes, by the strict rules of RFC 4180: a stray quote must not swallow lines."""
-    assert form.separator is not None
-    records: list[list[str]] = []
-    begun: list[int] = []  # the line where each record begins
-    reader = csv.reader(io.StringIO(text), delimiter=form.separator, strict=True)
-    start, header = 1, form.columns
-    samples: list[list[str]] = []
-    spanning: list[tuple[int, list[str]]] = []
-    short: list[bool] = []
-    chosen: dict[str, int] = {}
-    try:
-        for record in reader:
-            line, start = start, reader.line_num + 1
-            if header is None:
-                header = record
-                if not any(name.strip() for name in header):
-                    raise InputError(f"{path}, line 1: no names of columns; expected {form.words}.")
-                # The names decide what is kept of each record; the sample is judged at the end.
-                chosen = _recognised(f"{path}", header, named)
-            elif any(cell.strip() for cell in record):
-                if len(record) > len(header):
-                    raise InputError(
-                        f"{path}, line {line}: too many fields; expected {form.words}."
-                    )
-                short.append(len(record) < len(header))
-                record += [""] * (len(header) - len(record))
-                records.append([record[column] for column in chosen.values()])
-                begun.append(line)
-                if len(samples) < _SAMPLE:
-                    samples.append(record)
-                if reader.line_num > line:
-                    spanning.append((line, record))
+        for fields in reader:
+            if any(field.strip(blank) for field in fields):
+                yield begun, fields
+            begun = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {start}: the quotes of the record that begins here do not pair "
-            f"({error}): close them, or double those inside a field."
+            f"{path}, line {begun} cannot be parsed: the quotes of the record that begins there do "
+            f"not pair ({error}); close them, or double those inside a field."
         ) from None
-    if header is None or not records:
-        raise InputError(f"{path} is empty: give a file with at least one interaction.")
-    _refuse_swallowed(path, form.separator, header, chosen, records, spanning)
-    _, order, unused = _choose(
-        f"{path}", header, lambda column: [r[column] for r in samples if r[column]], named
-    )
-    cells = {
-        kind: pd.Series([cell or None for cell in column], dtype=object)
-        for kind, column in zip(chosen, zip(*records, strict=True), strict=True)
-    }
-    return _Rows(
-        cells, np.array(begun), "line", order, unused, tuple(header), np.array(short, bool)
-    )
+
+
+def _objects(path: Path, text: str) -> Iterator[tuple[int, list[Any]]]:
+    """JSON lines: first the keys, then the values of each line, numbers as they are written."""
+
+    def read(line: int, content: str) -> dict[str, Any]:
+        try:
+            found = json.loads(content, parse_int=str, parse_float=str)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}, line {line}: no JSON ({_reason(error)}); expected {_JSON.words}."
+            ) from None
+        if not isinstance(found, dict):
+            raise InputError(f"{path}, line {line}: no object; expected {_JSON.words}.")
+        return found
+
+    lines = ((n, read(n, x)) for n, x in enumerate(io.StringIO(text), 1) if x.strip())
+    sample = list(islice(lines, _SAMPLE))
+    keys = list(dict.fromkeys(key for _, found in sample for key in found))
+    yield 1, keys
+    for line, found in chain(sample, lines):
+        values = [found.get(key) for key in keys]
+        yield line, [str(x).lower() if isinstance(x, bool) else x for x in values]
 
 
 def _refuse_swallowed(
     path: Path,
-    separator: str,
-    header: list[str],
-    chosen: dict[str, int],
-    records: list[list[str]],
     spanning: list[tuple[int, list[str]]],
+    columns: Sequence[int],
+    cells: Sequence[list[str]],
+    separator: str,
 ) -> None:
     """InputError where a quoted field that spans lines holds what is a row by all its looks.
 
     So it is where somebody's title begins with a quote and another ends with one: correct by the
     rules of quotes, but rows are gone. Prose in several lines has no ids in the right places.
+    columns, cells: of users and of items.
     """
-    if not spanning:
-        return
-    known: dict[int, set[str]] = {
-        column: {cell.strip() for cell in cells if "\n" not in cell}
-        for column, cells in zip(chosen.values(), zip(*records, strict=True), strict=True)
-    }
-    shapes = {column: {_shape(cell) for cell in cells} for column, cells in known.items()}
+    known = [set(column) for column in cells]
+    looks = [{_looks(cell) for cell in ids if "\n" not in cell} for ids in known]
 
-    def is_row(pieces: list[str]) -> bool:
-        return len(pieces) == len(header) and all(
-            (piece := pieces[column].strip().strip('"')) in known[column]
-            or _shape(piece) in shapes[column]
-            for column in known
+    def is_row(pieces: list[str], width: int) -> bool:
+        return len(pieces) == width and all(
+            (piece := pieces[at].strip(' "')) in ids or _looks(piece) in like
+            for at, ids, like in zip(columns, known, looks, strict=True)
         )
 
-    for line, record in spanning:
-        for column, cell in enumerate(record):
-            parts = cell.split("\n")
-            if len(parts) == 1:
+    for line, fields in spanning:
+        for at, field in enumerate(fields):
+            if "\n" not in field:
                 continue
-            if column in chosen.values():
+            first, *between, last = [part.split(separator) for part in field.split("\n")]
+            if max(columns) > at:  # else the field's first line belongs to its own row
+                between.append([*fields[:at], *first])
+            if min(columns) < at:
+                between.append([*last, *fields[at + 1 :]])
+            if any(is_row(pieces, len(fields)) for pieces in between):
                 raise InputError(
-                    f"{path}, line {line}: a quoted {header[column]!r} spans {len(parts)} lines: "
-                    "close its quote."
-                )
-            candidates = [part.split(separator) for part in parts]
-            candidates[0] = [*record[:column], *candidates[0]] if max(known) > column else []
-            candidates[-1] = [*candidates[-1], *record[column + 1 :]] if min(known) < column else []
-            if any(map(is_row, candidates)):
-                raise InputError(
-                    f"{path}, line {line}: a quoted {header[column]!r} spans {len(parts)} lines and "
-                    "swallows rows: close its quote, or double those inside a field."
+                    f"{path}, line {line}: a quoted field spans lines and swallows rows: close "
+                    "its quote, or double those inside a field."
                 )
 
 
-def _shape(text: str) -> str:
-    """ "B00x7" -> "a0a0"."""
-    return re.sub(r"[0-9]+", "0", re.sub(r"[^\W\d_]+", "a", text))
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def _parquet(path: Path, data: bytes) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(io.BytesIO(data), engine="pyarrow", page_checksum_verification=True)
-    except ImportError:
-        raise InputError(f"{path}: parquet needs pyarrow: pip install pyarrow.") from None
-    except Exception as error:  # Arrow raises errors of forty kinds for damaged files
-        raise InputError(
-            f"{path} cannot be read as parquet ({_reason(error)}): replace it."
-        ) from None
-
-
-def _of_frame(where: str, frame: pd.DataFrame, named: Columns, advice: str) -> Table:
-    try:
-        if any(name is not None for name in frame.index.names):
-            frame = frame.reset_index(allow_duplicates=True)
-        if not len(frame):
-            raise InputError(f"{where} is empty: give at least one interaction.")
-        header = [str(name) for name in frame.columns]
-        chosen, order, unused = _choose(
-            where, header, lambda column: _sample(frame.iloc[:, column]), named
-        )
-        cells = {kind: frame.iloc[:, column] for kind, column in chosen.items()}
-        places = np.arange(1, len(frame) + 1)
-        return _table(where, _Rows(cells, places, "row", order, unused), False, _FRAME)
-    except InputError:
-        raise
-    except Exception as error:  # types of columns have no end, and text may be damaged inside
-        raise InputError(
-            f"{where} has columns that cannot be read ({type(error).__name__}: {_reason(error)}): "
-            f"{advice}."
-        ) from None
-
-
-def _sample(column: pd.Series) -> list[Any]:
-    if isinstance(column.dtype, pd.DatetimeTZDtype) or column.dtype.kind == "M":
-        return [pd.Timestamp(0)]  # its type says it all
-    return column.iloc[:_SAMPLE].dropna().tolist()
+def _looks(text: str) -> frozenset[str]:
+    """ "B00-x7" -> {"a", "0", "-"}."""
+    return frozenset("0" if c.isdigit() else "a" if c.isalpha() else c for c in text)
 
 
 # --- which column is which -----------------------------------------------------------------------
 
 
-def _words(text: str) -> set[str]:
-    return set(text.split())
+def _forms_of(words: str, endings: str) -> set[str]:
+    return {word + ending for word in words.split() for ending in ["", *endings.split()]}
 
 
-# After `_plain`. Those of RecTools, RecBole, RePlay, MovieLens, Amazon, H&M, Steam, Goodreads, Yelp,
-# LastFM, Spotify, RetailRocket, Diginetica, Netflix and their like.
-_NAMES = {
-    "user": _words("""
-        user users userid uid useridx userindex usr usrid username userhash customer customerid
-        custid clientid client reviewerid reviewer visitorid visitor sessionid session memberid
-        member accountid account profileid playerid player personid viewerid listenerid readerid
-        steamid buyerid shopperid householdid subscriberid msno cookieid
-    """),
-    "item": _words("""
-        item items itemid iid itemidx itemindex movie movieid film filmid asin parentasin article
-        articleid product productid prodid book bookid isbn track trackid trackuri song songid
-        artist artistid album albumid business businessid game gameid app appid video
-        videoid show showid anime animeid news newsid newsarticleid contentid documentid doc docid
-        post postid photoid poi poiid venue venueid locationid placeid hotel hotelid listingid offer
-        offerid ad adid recipe recipeid course courseid job jobid sku skuid goods goodsid podcastid
-        episodeid restaurant restaurantid beerid wineid jokeid titleid itemnumber gmapid stockcode
-        clickarticleid pageid
-    """),
-    "time": _words("""
-        timestamp timestamps ts time datetime date eventtime eventtimestamp eventdate eventdatetime
-        unixreviewtime unixtime unixtimestamp unixtimestamps unixts utc utctime utctimestamp epoch
-        epochtime epochseconds createdat created createdtime creationtime creationdate createdate
-        createtime createddate dateadded addedat tdat reviewdate ratingtimestamp ratingtime
-        ratingdate ratedat ratetime clicktime clicktimestamp clickdate clickedat viewedat viewtime
-        viewdate watchedat watchdate playedat playdate listenedat listendate purchasedat
-        purchasetime purchasedate orderdate ordertime orderedat transactiondate transactiontime
-        transactiontimestamp timestampms timestamps timestampus timestampns timestampmillis timems
-        tsms servertime logtime logdate actiontime actiondate interactiontime interactiondate
-        interactiontimestamp visittime visitdate checkintime checkindate requesttime sessiondate
-        readat invoicedate whencreated occurredat happenedat datetimeutc timeutc dateutc timeunix
-        eventts eventat requestdate commentdate commenttime submittedat postedat
-    """),
-}  # fmt: skip
-_WHEN = _words("""
-    time times timestamp timestamps ts date dates datetime epoch unix utc when day created updated
-    modified clock
-""")
-_NOT_WHEN = _words(
-    "id ids zone timezone watch play playing spent dwell listen listening reading duration elapsed "
-    "total average avg mean length response loading hours minutes seconds count number num of per "
-    "used preparation prep cook cooking run running runtime full part week weekday night"
+_ITEMS = (
+    "movie film book article product prod track song artist album business game app video show "
+    "anime news content document doc post photo poi venue location place hotel listing offer ad "
+    "recipe course job sku goods podcast episode restaurant beer joke stock"
 )
-# Of a user or an item, and not of what a user did with an item.
-_OF_ELSE = _words("birth born birthday release released publication published premiere")
-_NO_NUMBER = _words("id ids code isbn ean phone zip postcode sku number price amount hash uri url")
+_USERS = (
+    "customer client reviewer visitor member account profile player person viewer listener reader "
+    "steam buyer shopper subscriber household"
+)
+_EVENTS = (
+    "event review rating rate click view watch play listen purchase order transaction action "
+    "interaction visit checkin comment log server request"
+)
+# After `_plain`: those of RecTools, RecBole, RePlay, MovieLens, Amazon, H&M, Steam and their like.
+# The first row with a name of the header counts: a user_id is the user beside a session_id.
+_USUAL: dict[str, list[set[str]]] = {
+    "user": [
+        _forms_of("user usr cust u", "id idx index uid") - {"u"} | {"uid", "users"},
+        {word + "id" for word in _USERS.split()},
+        set(_USERS.split()) | {"username", "userhash", "session", "sessionid", "msno"},
+    ],
+    "item": [
+        _forms_of("item i", "id idx index") - {"i"} | {"items"}
+        | {word + "id" for word in _ITEMS.split()} | {"asin", "parentasin", "isbn", "gmapid"},
+        {*_ITEMS.split(), "trackuri", "stockcode"},
+    ],
+    "time": [
+        _forms_of("timestamp time datetime unixtime unixtimestamp", "s ms us ns utc unix")
+        | {"ts", "unixreviewtime", "unixts", "epoch", "epochtime"}
+        | {word + ending for word in _EVENTS.split() for ending in ("time", "timestamp", "ts")},
+        {"date", "day", "tdat", "utc", "created", "createdat", "createtime", "creationtime",
+         "createdate", "creationdate", "createddate", "dateadded", "addedat", "invoicedate"}
+        | {word + "date" for word in _EVENTS.split()}
+        | {word + "at" for word in "rated clicked viewed watched played listened purchased read "
+           "ordered posted submitted occurred happened event".split()},
+    ],
+}  # fmt: skip
+_ACCEPTED = {kind: set().union(*rows) for kind, rows in _USUAL.items()}
+_WHEN = set("time times timestamp timestamps ts date dates datetime epoch unix utc when created "
+            "updated modified".split())  # fmt: skip
+# Parts of names that hold how long, or what is of a user or an item itself, or no time at all.
+_NOT_WHEN = set(
+    "id ids zone timezone watch play playing spent dwell listen duration elapsed total average avg "
+    "mean length loading hours minutes seconds count number num of per used run full part week "
+    "birth born birthday release released publication published code phone price amount".split()
+)
+
+
+class _Roles(NamedTuple):
+    columns: dict[str, int]  # "user", "item" and, if one is taken, "time" -> place in the header
+    order: str  # the rule, in words
+    unused: tuple[str, ...]  # names of the other columns
 
 
 def _plain(name: str) -> str:
@@ -497,164 +414,113 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.split(":")[0].lower())
 
 
-def _recognised(where: str, header: Sequence[str], named: Columns) -> dict[str, int]:
-    """The columns that a user named, and those of the usual names: kind -> place in the header."""
-    chosen: dict[str, int] = {}
+def _roles(
+    where: str, header: Sequence[str], cells_of: Callable[[int], list[Any]], named: Columns
+) -> _Roles:
+    """Which column is which, by what the user says, else by the usual names.
+
+    InputError where one is missing or could be meant in two ways, and where no column is taken as
+    time though one looks like it, by its name or by what its cells hold.
+    """
+    columns: dict[str, int] = {}
     for kind, name in named._asdict().items():
-        if name is None or (kind == "time" and name == NO_TIME and NO_TIME not in header):
+        if name is None or (kind == "time" and name == FILE_ORDER and name not in header):
             continue
-        found = [place for place, x in enumerate(header) if x == name] or [
-            place for place, x in enumerate(header) if _plain(x) == _plain(name)
-        ]
+        found = [at for at, x in enumerate(header) if x == name]
+        found = found or [at for at, x in enumerate(header) if _plain(x) == _plain(name)]
         if len(found) != 1:
             raise InputError(
-                f"{where} has {len(found) or 'no'} column{'s' if len(found) > 1 else ''} "
-                f"'{name}' for {kind}: it has {_list(header)}."
+                f"{where} has {len(found) or 'no'} columns '{name}' for {kind}: its header has "
+                f"{_list(header)}."
             )
-        if found[0] in chosen.values():
-            raise InputError(f"{where}: the column '{name}' cannot be two things: name another.")
-        chosen[kind] = found[0]
-    for kind, accepted in _NAMES.items():
-        if kind in chosen or (kind == "time" and named.time is not None):
+        if found[0] in columns.values():
+            raise InputError(f"{where}: column '{name}' cannot be two things: name another.")
+        columns[kind] = found[0]
+    for kind, rows in _USUAL.items():
+        if kind in columns or (kind == "time" and named.time is not None):
             continue
-        found = [
-            place
-            for place, name in enumerate(header)
-            if _plain(name) in accepted and place not in chosen.values()
-        ]
-        if len(found) > 1:
+        free = [at for at in range(len(header)) if at not in columns.values()]
+        found = next(filter(None, ([a for a in free if _plain(header[a]) in x] for x in rows)), [])
+        if len(found) > 1 or (not found and kind != "time"):
             raise InputError(
                 f"{where} needs one {kind} column, but its header has "
-                f"{_list([header[place] for place in found])}: choose by "
-                f"{kind}='…', or rename columns."
+                f"{_list([header[at] for at in found] or header)}: say which by {kind}='…', or "
+                "rename columns."
             )
         if found:
-            chosen[kind] = found[0]
-        elif kind != "time":
-            raise InputError(
-                f"{where} needs one {kind} column ({kind}, {kind}_id and the like), but its header "
-                f"has {_list(header)}: name it by {kind}='…', or rename it."
-            )
-    return {kind: chosen[kind] for kind in _NAMES if kind in chosen}
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:40]) for name in names[:8])
-    return shown + (", …" if len(names) > 8 else "")
-
-
-def _choose(
-    where: str, header: Sequence[str], sample: Callable[[int], list[Any]], named: Columns
-) -> tuple[dict[str, int], str, tuple[str, ...]]:
-    """Kind -> place in the header; the rule of order, in words; names of what is not used.
-
-    InputError where a column is missing or could be meant in two ways, and where no column is taken
-    as time though one looks like it, by its name or by what its cells hold.
-    """
-    chosen = _recognised(where, header, named)
-    others = [place for place in range(len(header)) if place not in chosen.values()]
-    if "time" in chosen:
-        name = header[chosen["time"]]
+            columns[kind] = found[0]
+    others = [at for at in range(len(header)) if at not in columns.values()]
+    if "time" in columns:
+        name = header[columns["time"]]
         order = f"by the column '{name}'; equal times keep the order of the file (stable sort)"
     elif named.time is not None:
         order = "order of the file, as asked by time='none'"
     else:
-        order = "order of the file: it has no timestamps"
-        for place in others:
-            if _looks_like_time(header[place], sample(place)):
+        order = "order of the file: it has no times"
+        for at in others:
+            if _looks_like_time(header[at], cells_of(at)):
+                name = header[at][:60]
                 raise InputError(
-                    f"{where}: the column {header[place][:60]!r} looks like a time, but it is none "
-                    f"of the usual names: say time='{header[place][:60]}', or time='none' for the "
-                    "order of the file."
+                    f"{where}: column '{name}' looks like a time, but is not of a usual name: say "
+                    f"time='{name}', or time='none' for the order of the file."
                 )
-    return chosen, order, tuple(header[place] for place in others if header[place].strip())
+    return _Roles(columns, order, tuple(header[at] for at in others if header[at].strip()))
 
 
-_YEAR = r"(?:19|20)\d\d"
-_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_MONTH = r"(?:0?[1-9]|1[0-2])"
-_NAMED_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
-_DATE = re.compile(
-    rf"(?:{_YEAR}[-/.]{_MONTH}[-/.]{_DAY}|{_DAY}[-/.]{_MONTH}[-/.]{_YEAR}"
-    rf"|{_MONTH}[-/. ]{_DAY},?[-/. ]{_YEAR}|{_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))"
-    r"(?:[T ,]+\d\d?:\d\d.*|T\d{4}.*)?"
-    rf"|(?:[A-Z][a-z]{{2,8}},? )?(?:{_NAMED_MONTH}\.? {_DAY}|{_DAY} {_NAMED_MONTH}),? .*\d{{4}}.*"
-)
-_EPOCHS = [(6.3e8 * unit, 2.6e9 * unit) for unit in (1, 1e3, 1e6, 1e9)]  # 1990 to 2052
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(repr(name[:40]) for name in names[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _looks_like_time(name: str, values: list[Any]) -> bool:
-    """By its name, such as "event_when_utc", or by its cells: dates, seconds since 1970 and so on."""
-    parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.split(":")[0])
-    parts = {part for part in re.split(r"[\W_\d]+", parts.lower()) if part}
-    if parts & _OF_ELSE:
+def _looks_like_time(name: str, cells: list[Any]) -> bool:
+    """By its name, such as "whenUpdated", or by its cells: dates, seconds since 1970 and so on."""
+    parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.split(":")[0]).lower()
+    words = set(re.split(r"[\W_\d]+", parts))
+    if words & _NOT_WHEN or not cells:
         return False
-    if parts & _WHEN and not parts & _NOT_WHEN:
+    if words & _WHEN or all(isinstance(cell, date | np.datetime64) for cell in cells):
         return True
-    if not values:
+    texts = pd.Series([str(cell).strip()[:60] for cell in cells], dtype=object)
+    numbers = pd.to_numeric(texts, errors="coerce")
+    if numbers.notna().all():
+        if any(numbers.between(6.3e8 * unit, 2.6e9 * unit).all() for unit in (1, 1e3, 1e6, 1e9)):
+            return True  # 1990 to 2052
+        if not numbers.between(19900101, 20521231).all():
+            return False
+        return bool(pd.to_datetime(texts, format="%Y%m%d", errors="coerce").notna().all())
+    if not texts.str.contains(r"\d.*\D.*\d").all() or texts.str.len().min() < 8:
         return False
-    numbered = parts & _NO_NUMBER or _plain(name).endswith("id")
-    return _all_dates(values) or (not numbered and _all_epochs(values))
-
-
-def _all_dates(values: list[Any]) -> bool:
-    return all(
-        isinstance(value, date)
-        or isinstance(value, np.datetime64)
-        or (isinstance(value, str) and len(value) < 60 and bool(_DATE.fullmatch(value.strip())))
-        for value in values
-    )
-
-
-def _all_epochs(values: list[Any]) -> bool:
-    numbers = []
-    for value in values:
-        if isinstance(value, bool) or (isinstance(value, str) and len(value) > 40):
-            return False
-        try:
-            numbers.append(float(value))
-        except (TypeError, ValueError, OverflowError):
-            return False
-    if any(all(low <= number <= high for number in numbers) for low, high in _EPOCHS):
-        return True
-    # Days as numbers, 20140502.
-    whole = all(number.is_integer() and 19000101 <= number <= 20991231 for number in numbers)
-    return whole and all(_DATE.fullmatch(str(int(number))) for number in numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(pd.to_datetime(texts, format="mixed", utc=True, errors="coerce").notna().all())
 
 
 # --- cells -> numbers ----------------------------------------------------------------------------
 
 
 class _BadRow(Exception):
-    def __init__(self, bad: np.ndarray, what: str) -> None:
+    """What is wrong, with the first of the rows where `bad` is True."""
+
+    def __init__(self, bad: Any, what: str) -> None:
         super().__init__(what)
-        self.row = int(np.argmax(bad))  # the first
+        self.row = int(np.argmax(bad))
 
 
-def _table(where: str, rows: _Rows, integers: bool, words: str) -> Table:
+def _table(where: str, rows: _Rows, roles: _Roles) -> Table:
     try:
-        users, user_ids = _ids("user", rows.cells["user"], integers)
-        items, item_ids = _ids("item", rows.cells["item"], integers)
-        if rows.header:
-            repeated = _is_name(rows.header, "user", user_ids)[users]
-            repeated &= _is_name(rows.header, "item", item_ids)[items]
-            if repeated.any():
-                raise _BadRow(repeated, "the header is repeated inside the file")
+        users, user_ids = _ids("user", rows.cells["user"], rows.integers)
+        items, item_ids = _ids("item", rows.cells["item"], rows.integers)
+        if user_ids.dtype == item_ids.dtype == object:
+            again = np.ones(len(users), bool)
+            for kind, codes, ids in (("user", users, user_ids), ("item", items, item_ids)):
+                names = {rows.header[roles.columns[kind]], *_ACCEPTED[kind]}
+                again &= np.array([x in names or _plain(x) in names for x in ids.tolist()])[codes]
+            if again.any():
+                raise _BadRow(again, "the header is repeated inside the file")
         times = _times(rows.cells["time"]) if "time" in rows.cells else None
-        if rows.short is not None and rows.short.any():
-            raise _BadRow(rows.short, "too few fields")
     except _BadRow as bad:
         place = f"{rows.place} {rows.places[bad.row]}"
-        raise InputError(f"{where}, {place}: {bad}; expected {words}.") from None
-    return Table(users, items, times, user_ids, item_ids, rows.order, rows.unused)
-
-
-def _is_name(header: tuple[str, ...], kind: str, ids: np.ndarray) -> np.ndarray:
-    """(n,) True where an id is the name of a column, of this file or of others."""
-    if ids.dtype != object:
-        return np.zeros(len(ids), bool)
-    names = {name.strip() for name in header}
-    return np.array([x in names or _plain(x) in _NAMES[kind] for x in ids.tolist()], bool)
+        raise InputError(f"{where}, {place}: {bad}; expected {rows.words}.") from None
+    return Table(users, items, times, user_ids, item_ids, roles.order, roles.unused)
 
 
 def _ids(kind: str, cells: pd.Series, integers: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -668,23 +534,9 @@ def _ids(kind: str, cells: pd.Series, integers: bool) -> tuple[np.ndarray, np.nd
     texts = []
     for code, value in enumerate(values):
         try:
-            texts.append(_id_text(value))
+            texts.append(_integer(_id_text(value)) if integers else _id_text(value))
         except ValueError as error:
             raise _BadRow(codes == code, f"the {kind} {error}") from None
-
-    def refuse(bad: list[bool], why: str) -> None:
-        if any(bad):
-            code = bad.index(True)
-            raise _BadRow(codes == code, f"the {kind} {texts[code][:40]!r} {why}")
-
-    refuse([not text for text in texts], "is missing")
-    if integers:
-        refuse([not re.fullmatch("-?[0-9]+", text) for text in texts], "is not an integer")
-        refuse([text[0] == "-" and bool(text.strip("-0")) for text in texts], "is negative")
-        digits = [text.lstrip("-0") or "0" for text in texts]
-        large = [len(text) > 10 or int(text) > _MAX_INTEGER for text in digits]
-        refuse(large, f"is above {_MAX_INTEGER}")
-        texts = digits
     distinct = np.empty(len(texts), object)
     distinct[:] = texts
     if all(map(re.compile("0|[1-9][0-9]{0,17}").fullmatch, texts)):
@@ -694,27 +546,15 @@ def _ids(kind: str, cells: pd.Series, integers: bool) -> tuple[np.ndarray, np.nd
 
 
 def _distinct(kind: str, cells: pd.Series) -> tuple[np.ndarray, list[Any]]:
-    """Codes (n,) and the value of each; InputError's row where one is missing or cannot be compared."""
+    """Codes (n,) and the value of each, in order of appearance."""
     try:
-        codes, values = pd.factorize(cells)  # in order of appearance; -1 = missing
+        codes, values = pd.factorize(cells)
     except TypeError:
-        held = cells.tolist()
-        bad = np.array([_unhashable(value) for value in held])
-        if not bad.any():
-            raise
-        found = type(held[int(np.argmax(bad))]).__name__
-        raise _BadRow(bad, f"the {kind} is a {found}") from None
+        bad = [not isinstance(value, Hashable) for value in cells]
+        raise _BadRow(bad, f"the {kind} is a list or an object") from None
     if (codes < 0).any():
         raise _BadRow(codes < 0, f"the {kind} is missing")
     return codes, list(values)
-
-
-def _unhashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return True
-    return False
 
 
 def _id_text(value: Any) -> str:
@@ -726,20 +566,21 @@ def _id_text(value: Any) -> str:
             raise ValueError("is bytes that are no text in UTF-8") from None
     if isinstance(value, str):
         text = value.strip()
+        if not text:
+            raise ValueError("is missing")
         if len(text) > LONGEST_ID:
             raise ValueError(f"has {len(text):,} characters, more than the {LONGEST_ID:,} of an id")
         if "\n" in text or "\r" in text:
             raise ValueError(f"{text[:40]!r} spans lines")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{text[:40]!r} is no text in UTF-8") from None
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError("is no text in UTF-8")
         return text
     if isinstance(value, bool | np.bool_):
         raise ValueError("is true or false, no id")
     if isinstance(value, Integral):
         return str(int(value))
     if isinstance(value, float | np.floating | Decimal):
+        value = Decimal(value) if isinstance(value, Decimal) else float(value)
         if abs(value) < 2**53 and value == int(value):  # beyond, floats skip integers
             return str(int(value))
         raise ValueError(f"{str(value)[:40]} is no whole number")
@@ -748,110 +589,76 @@ def _id_text(value: Any) -> str:
     raise ValueError(f"is a {type(value).__name__}, no id")
 
 
+def _integer(text: str) -> str:
+    if not re.fullmatch("-?[0-9]+", text):
+        raise ValueError(f"{text[:40]!r} is not an integer")
+    if text[0] == "-":
+        raise ValueError(f"{text[:40]!r} is negative")
+    text = text.lstrip("0") or "0"
+    if len(text) > 10 or int(text) > _MAX_INTEGER:
+        raise ValueError(f"{text[:40]!r} is above {_MAX_INTEGER}")
+    return text
+
+
 # --- times ---------------------------------------------------------------------------------------
 
 _NO_TIME = "the timestamp is neither a number nor a date as in ISO 8601"
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _ISO = re.compile(
     r"([0-9]{4})([-/])([0-9]{1,2})\2([0-9]{1,2})"
-    r"(?:(?:T| +)([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?)?"
+    r"(?:(?:T| +)([0-9]{1,2}:[0-9]{2})(?:(:[0-9]{2})(?:[.,]([0-9]+))?)?)?"
     r" *(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 )
 
 
 def _times(cells: pd.Series) -> np.ndarray:
     """Numbers of any size, or dates in ISO 8601 (n,) -> their ranks (n,), compared exactly."""
-    kind = getattr(cells.dtype, "kind", "O")
     missing = cells.isna().to_numpy()
     if missing.any():
         raise _BadRow(missing, _NO_TIME)
-    if isinstance(cells.dtype, pd.DatetimeTZDtype) or isinstance(cells.dtype, np.dtype):
-        if kind == "M":
-            return np.unique(cells.astype("int64").to_numpy(), return_inverse=True)[1]
-        if kind in "iu":
-            return np.unique(cells.to_numpy(), return_inverse=True)[1]
-        if kind == "f":
-            values = cells.to_numpy()
-            if not np.isfinite(values).all():
-                raise _BadRow(~np.isfinite(values), _NO_TIME)
-            return np.unique(values, return_inverse=True)[1]
+    if isinstance(cells.dtype, np.dtype | pd.DatetimeTZDtype) and cells.dtype.kind in "iufM":
+        numbers = (cells.astype("int64") if cells.dtype.kind == "M" else cells).to_numpy()
+        if not np.isfinite(numbers).all():
+            raise _BadRow(~np.isfinite(numbers), _NO_TIME)
+        return np.unique(numbers, return_inverse=True)[1]
     codes, values = _distinct("timestamp", cells)
-    texts = [_time_text(value) for value in values]
-    keys: list[Any] = []
-    zoned: dict[bool, int] = {}  # whether a date names its zone -> the first that does, or does not
-    numbers = None
-    for code, text in enumerate(texts):
-        if _NUMBER.fullmatch(text):
-            keys.append(int(text) if len(text) < 19 and text.isdigit() else Decimal(text))
-            is_number = True
-        elif found := _ISO.fullmatch(text):
-            try:
-                keys.append(_moment(*found.groups()))
-            except ValueError:
-                raise _BadRow(codes == code, f"{_NO_TIME}, but {text[:40]!r}") from None
-            is_number = False
-            zoned.setdefault(found[9] is not None, code)
-        else:
-            raise _BadRow(codes == code, _NO_TIME)
-        if numbers is None:
-            numbers = is_number
-        elif numbers != is_number:
-            raise _BadRow(codes == code, "the timestamps are numbers and dates mixed")
-    if len(zoned) == 2:
-        raise _BadRow(codes == max(zoned.values()), "some dates name their time zone, some do not")
-    return _ranks(keys)[codes]
-
-
-def _ranks(keys: list[Any]) -> np.ndarray:
-    """Numbers or tuples (n,) -> their dense ranks (n,), by Python's exact comparison."""
-    place = {key: rank for rank, key in enumerate(sorted(set(keys)))}
-    return np.array([place[key] for key in keys], np.int64)
+    keys, kinds = [], []
+    for code, value in enumerate(values):
+        try:
+            key, kind = _moment(_time_text(value))
+        except (ValueError, OverflowError):
+            raise _BadRow(codes == code, _NO_TIME) from None
+        keys.append(key)
+        kinds.append(kind)
+    if len(set(kinds)) > 1:
+        other = next(code for code, kind in enumerate(kinds) if kind != kinds[0])
+        raise _BadRow(codes == other, f"{kinds[other]}, while the first time is {kinds[0]}")
+    ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
+    return np.array([ranks[key] for key in keys], np.int64)[codes]
 
 
 def _time_text(value: Any) -> str:
     if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, str):
-        return value.strip()
+        return value.decode(errors="replace").strip()
     if isinstance(value, bool | np.bool_):
-        return "true or false"
-    if isinstance(value, Integral):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
+        return ""
+    if isinstance(value, np.floating):
         return repr(float(value))
-    if isinstance(value, np.datetime64):
-        value = pd.Timestamp(value)
-    if isinstance(value, date):  # and datetime, and Timestamp
-        return value.isoformat()
-    return str(value)
+    return value.isoformat() if isinstance(value, date) else str(value).strip()
 
 
-def _moment(
-    year: str,
-    _: str,
-    month: str,
-    day: str,
-    hour: str | None,
-    minute: str | None,
-    second: str | None,
-    fraction: str | None,
-    zone: str | None,
-) -> tuple[int, str]:
-    """Seconds since the year 1, in UTC, and the digits behind the point: these compare as text."""
-    clock = [int(part or 0) for part in (hour, minute, second)]
-    if clock[0] > 23 or clock[1] > 59 or clock[2] > 59:
-        raise ValueError(clock)
-    seconds = _ordinal(int(year), int(month), int(day)) * 86_400
-    seconds += clock[0] * 3600 + clock[1] * 60 + clock[2]
-    if zone and zone[0] in "+-":
-        digits = zone[1:].replace(":", "").ljust(4, "0")
-        if int(digits[:2]) > 23 or int(digits[2:]) > 59:
-            raise ValueError(zone)
-        offset = int(digits[:2]) * 3600 + int(digits[2:]) * 60
-        seconds -= offset if zone[0] == "+" else -offset
-    return seconds, (fraction or "").rstrip("0")
-
-
-@lru_cache(maxsize=100_000)
-def _ordinal(year: int, month: int, day: int) -> int:
-    return date(year, month, day).toordinal()
+def _moment(text: str) -> tuple[Any, str]:
+    """A key that orders times exactly, and what kind of time it is; ValueError for what is none."""
+    if _NUMBER.fullmatch(text):
+        return (int(text) if text.isdigit() else Decimal(text)), "a number"
+    if not (found := _ISO.fullmatch(text)):
+        raise ValueError(text)
+    year, _, month, day, clock, second, fraction, zone = found.groups()
+    zone = "+00:00" if zone in ("Z", "z", "UTC") else zone or ""
+    clock = f"{clock or '00:00':0>5}{second or ':00'}"
+    moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}T{clock}{zone}")
+    since = moment - datetime(1, 1, 1, tzinfo=UTC if zone else None)
+    # Seconds, and the digits behind the point: these compare as text.
+    return (since // timedelta(seconds=1), (fraction or "").rstrip("0")), (
+        "a date with a time zone" if zone else "a date without a time zone"
+    )
