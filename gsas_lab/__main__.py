@@ -79,8 +79,9 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _describe(arguments: argparse.Namespace) -> None:
     data = interactions.load(
-        arguments.dataset, min_user=arguments.min_user, min_item=arguments.min_item
-    )
+        arguments.dataset, min_user=arguments.min_user, min_item=arguments.min_item,
+        user=arguments.user, item=arguments.item, time=arguments.time,
+    )  # fmt: skip
     print(interactions.describe(data).T.to_string())
 
 
@@ -263,6 +264,10 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("dataset")
     describe.add_argument("--min-user", type=int, default=1)
     describe.add_argument("--min-item", type=int, default=1)
+    for name in ("user", "item", "time"):
+        describe.add_argument(
+            f"--{name}", help=Settings.__dataclass_fields__[name].metadata["help"]
+        )
     describe.set_defaults(command=_describe)
 
     sweep = commands.add_parser("sweep", help="train a grid of runs, side by side")

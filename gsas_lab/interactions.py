@@ -225,8 +225,8 @@ def describe(interactions: Interactions) -> pd.DataFrame:
         "longest": lengths.max(),
         "users with one interaction": int((lengths == 1).sum()),
         "beyond the last 200": np.maximum(lengths - 200, 0).sum() / lengths.sum(),
-        "taken again": again.mean(),
-        "last taken again": again[interactions.offsets[1:] - 1].mean(),
+        "interactions taken again": again.mean(),
+        "test targets seen before": again[interactions.offsets[1:] - 1].mean(),
         "order": interactions.tie_rule,
         "columns not used": ", ".join(interactions.unused) or "none",
     }

@@ -89,7 +89,8 @@ class Data:
         return found.hexdigest()
 
 
-_SOURCE = ("dataset", "sha256", "tie_rule")  # in a protocol: where the data came from
+# In a protocol: where the data came from, and what follows from them.
+_SOURCE = ("dataset", "sha256", "tie_rule", "unused", "taken_again", "targets_seen", "few_rivals")
 
 _building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time
 _loaded: dict[tuple, tuple[tuple | None, Data]] = {}  # of this process: read-only
@@ -104,8 +105,9 @@ def load_data(settings: Settings) -> Data:
     stamp = _stamp(settings.dataset)
     if key not in _loaded or _loaded[key][0] != stamp:
         data = interactions.load(
-            settings.dataset, min_user=settings.min_user, min_item=settings.min_item
-        )
+            settings.dataset, min_user=settings.min_user, min_item=settings.min_item,
+            user=settings.user, item=settings.item, time=settings.time,
+        )  # fmt: skip
         split = splits.leave_one_out(
             data, settings.validation_users, variant=settings.split,
             exclude_seen=settings.exclude_seen,

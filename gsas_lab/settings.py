@@ -23,6 +23,9 @@ OF_DATA = (  # the settings that say what is read and how it is split
     "dataset",
     "min_user",
     "min_item",
+    "user",
+    "item",
+    "time",
     "split",
     "validation_users",
     "exclude_seen",
@@ -43,6 +46,11 @@ class Settings:
     )
     min_user: int = _option(1, "drop users with fewer interactions")
     min_item: int = _option(1, "drop items with fewer interactions")
+    user: str | None = _option(None, "the file's column of users; none: by the usual names")
+    item: str | None = _option(None, "the file's column of items; none: by the usual names")
+    time: str | None = _option(
+        None, "the file's column of times; none: by the usual names; 'none': the file's order"
+    )
     split: str = _option("paper", "what is held out, see splits.py", splits.VARIANTS)
     validation_users: int = _option(512, "users whose second-last item chooses the weights")
     exclude_seen: bool | None = _option(
@@ -243,7 +251,7 @@ def parameters(namespace: Mapping[str, Any], also: Sequence[str] = ()) -> dict[s
         open_names = {name for name, value in given.items() if value is None}
     else:
         given, open_names = _assigned(history, namespace)
-    known = {item.name: item.type for item in fields(Settings)}
+    known = {item.name: item.type for item in fields(Settings) if item.name not in also}
     for name, value in given.items():
         if name not in known and name not in also:
             raise InputError(

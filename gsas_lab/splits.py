@@ -77,24 +77,38 @@ class Protocol:
     items: int
     interactions: int
     trained_interactions: int
-    tie_rule: str  # order of equal timestamps
+    tie_rule: str  # what orders interactions, and equal times
     split: str  # "paper" or "port"
     validation_users: int
     split_seed: int
     exclude_seen: bool  # seen items do not compete when the target is ranked
+    taken_again: float  # share of the interactions with an item that the user had taken before
+    targets_seen: float  # the same, of the test targets
+    few_rivals: int  # users for whom fewer items compete with the target than the largest cutoff
+    unused: tuple[str, ...] = ()  # columns of the file that count for nothing
     candidates: str = "whole catalogue"
     rank_ties: str = "equal scores: the lower item id first"
     cutoffs: tuple[int, ...] = (1, 10)
 
     def __str__(self) -> str:
-        seen = "excluded" if self.exclude_seen else "kept"
+        seen = "excluded, but for the target" if self.exclude_seen else "kept"
+        again = (
+            f"{self.targets_seen:.1%} of the test targets and {self.taken_again:.1%} of all "
+            "interactions take an item again; "
+        )
+        few = (
+            f"for {self.few_rivals:,} users fewer than {max(self.cutoffs)} other items compete, so "
+            f"their Recall@{max(self.cutoffs)} is 1 whatever is recommended; "
+        )
+        unused = f"; columns not used: {', '.join(self.unused)}"
         return (
             f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
             f"{self.items:,} items, {self.interactions:,} interactions, "
             f"{self.trained_interactions:,} of them trained on; leave-one-out, {self.split}'s "
             f"variant; {self.validation_users} validation users (seed {self.split_seed}); ranked "
-            f"over the {self.candidates}, seen items {seen}; {self.rank_ties}; equal timestamps: "
-            f"{self.tie_rule}."
+            f"over the {self.candidates}, seen items {seen}; "
+            f"{again if self.taken_again else ''}{few if self.few_rivals else ''}{self.rank_ties}; "
+            f"order: {self.tie_rule}{unused if self.unused else ''}."
         )
 
     def as_dict(self) -> dict:
@@ -131,7 +145,8 @@ def leave_one_out(
     exclude_seen: None takes the data set's convention. The default of 512 validation users means half
     of them where there are fewer.
 
-    Raises InputError for a user with a single interaction, who has nothing to predict from.
+    Raises InputError for a user with a single interaction, who has nothing to predict from, and for
+    data in which no item ever competes with the target.
     """
     if variant not in VARIANTS:
         raise InputError(f"Split '{variant}' is unknown: choose one of {', '.join(VARIANTS)}.")
@@ -145,6 +160,11 @@ def leave_one_out(
     eligible = np.flatnonzero(lengths >= 4)
     if validation_users == 512 > len(eligible):  # the default, which is MovieLens-1M's
         validation_users = max(1, len(eligible) // 2)
+    if not len(eligible):
+        raise InputError(
+            f"{interactions.name}: no user has 4 interactions, as a validation user must: lower "
+            "min_item, or give longer histories."
+        )
     if not 1 <= validation_users <= len(eligible):
         raise InputError(
             f"validation_users = {validation_users}: choose from 1 to {len(eligible)}, the users "
@@ -168,6 +188,19 @@ def leave_one_out(
         _cut(interactions.items, starts[held], lengths[held] - 2),
         interactions.items[interactions.offsets[held + 1] - 2].astype(np.int64),
     )
+    exclude_seen = interactions.exclude_seen if exclude_seen is None else exclude_seen
+    again = interactions.again
+    distinct = lengths - np.add.reduceat(again, interactions.offsets[:-1], dtype=np.int64)
+    rivals = interactions.n_items - (distinct if exclude_seen else np.ones_like(distinct))
+    if not rivals.any():
+        raise InputError(
+            f"{interactions.name}: no item competes with anybody's target, so every metric is 1: "
+            + (
+                "everybody has seen everything; set exclude_seen=False."
+                if interactions.n_items > 1
+                else "it has one item; give a file with more."
+            )
+        )
     protocol = Protocol(
         dataset=interactions.name,
         sha256=interactions.sha256,
@@ -179,7 +212,11 @@ def leave_one_out(
         split=variant,
         validation_users=validation_users,
         split_seed=seed,
-        exclude_seen=interactions.exclude_seen if exclude_seen is None else exclude_seen,
+        exclude_seen=exclude_seen,
+        taken_again=float(again.mean()),
+        targets_seen=float(again[interactions.offsets[1:] - 1].mean()),
+        few_rivals=int((rivals < max(Protocol.cutoffs)).sum()),
+        unused=interactions.unused,
     )
     return Split(train, validation, test, interactions.n_items, protocol)
 

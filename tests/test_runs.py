@@ -15,17 +15,17 @@ from gsas_lab import __main__ as command_line
 from gsas_lab import files, metrics, ranking, recipes, runs, splits, theory
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
-from gsas_lab.settings import BERNOULLI, parameters
+from gsas_lab.settings import BERNOULLI, OF_DATA, parameters
 
 OTHER = {
-    "dataset": "ml-1m", "min_user": 2, "min_item": 2, "split": "port", "validation_users": 20,
+    "dataset": "ml-1m", "min_user": 2, "min_item": 2, "user": "other", "item": "thing", "time": "step", "split": "port", "validation_users": 20,
     "exclude_seen": True, "model": "bert4rec", "block": "modern", "d": 8, "blocks": 2, "heads": 2, "max_length": 6,
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
     "power": 0.5, "logq": True, "masked": 0.5, "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
     "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "precision": "bfloat16",
     "seed": 2, "device": "cpu",
 }  # fmt: skip
-DATA_FIELDS = {"dataset", "min_user", "min_item", "split", "validation_users", "exclude_seen"}
+DATA_FIELDS = set(OF_DATA)
 
 
 def test_every_setting_has_another_value_here():
@@ -48,12 +48,11 @@ def test_every_setting_changes_the_result(small_world, name):
 
 @pytest.mark.parametrize("name", sorted(DATA_FIELDS - {"dataset"}))
 def test_every_setting_of_the_data_changes_the_data(name, tmp_path):
-    lines = [
-        f"{user} {item % 9 + 1 + user}" for user in range(1, 41) for item in range(3 + user % 9)
-    ]
-    lines += ["77 1", "77 9000", "1 8000"]  # a short user and rare items
-    (tmp_path / "toy.txt").write_text("\n".join(lines))
-    base = Settings(dataset=str(tmp_path / "toy.txt"), validation_users=10)
+    rows = [(user, item % 9 + 1 + user) for user in range(1, 41) for item in range(3 + user % 9)]
+    rows += [(77, 1), (77, 9000), (1, 8000)]  # a short user and rare items
+    lines = [f"{user},{item},{user + 1},{item // 2},{-at}" for at, (user, item) in enumerate(rows)]
+    (tmp_path / "toy.csv").write_text("\n".join(["user,item,other,thing,step", *lines]))
+    base = Settings(dataset=str(tmp_path / "toy.csv"), validation_users=10)
     value = {"min_user": 5, "exclude_seen": False}.get(name, OTHER[name])
     one, other = runs.load_data(base), runs.load_data(replace(base, **{name: value}))
     assert one.split.protocol != other.split.protocol
