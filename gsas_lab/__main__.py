@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         default="quick",
         help="the budget: half a minute, minutes (if nothing is said), or the paper's hours to days",
     )
-    parsers: dict[Any, Any] = {bool: _truth, bool | None: _truth_or_none}
+    parsers: dict[Any, Any] = {bool: _truth, bool | None: _truth_or_none, str | None: str}
     for item in fields(Settings):
         default = item.default
         train.add_argument(

@@ -172,7 +172,7 @@ def load(
     path = chosen(name, "dataset")
     if not os.path.exists(path) and len(path.parts) == 1 and not path.suffix:
         raise InputError(f"Unknown data set '{name}': give {_known()}, or the path of a file.")
-    shown = path.name.encode(errors="backslashreplace").decode()  # names need not be UTF-8
+    shown = os.fsencode(path.name).decode(errors="backslashreplace")  # names need not be UTF-8
     return Interactions(shown, **_parsed(path, _read(path), min_user, min_item, named))
 
 

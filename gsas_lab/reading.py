@@ -351,48 +351,48 @@ def _looks(text: str) -> frozenset[str]:
 # --- which column is which -----------------------------------------------------------------------
 
 
-def _forms_of(words: str, endings: str) -> set[str]:
-    return {word + ending for word in words.split() for ending in ["", *endings.split()]}
-
-
+_USERS = (
+    "customer cust client reviewer visitor member account profile player person viewer listener "
+    "reader steam buyer shopper subscriber household"
+).split()
 _ITEMS = (
     "movie film book article product prod track song artist album business game app video show "
     "anime news content document doc post photo poi venue location place hotel listing offer ad "
     "recipe course job sku goods podcast episode restaurant beer joke stock"
-)
-_USERS = (
-    "customer client reviewer visitor member account profile player person viewer listener reader "
-    "steam buyer shopper subscriber household"
-)
+).split()
 _EVENTS = (
-    "event review rating rate click view watch play listen purchase order transaction action "
-    "interaction visit checkin comment log server request"
-)
+    "event review rating rate click purchase order transaction action interaction checkin comment "
+    "log server request view watch play listen visit"
+).split()
+_DONE = (
+    "created added rated clicked viewed watched played listened purchased read ordered posted "
+    "submitted occurred happened event"
+).split()
 # After `_plain`: those of RecTools, RecBole, RePlay, MovieLens, Amazon, H&M, Steam and their like.
-# The first row with a name of the header counts: a user_id is the user beside a session_id.
-_USUAL: dict[str, list[set[str]]] = {
-    "user": [
-        _forms_of("user usr cust u", "id idx index uid") - {"u"} | {"uid", "users"},
-        {word + "id" for word in _USERS.split()},
-        set(_USERS.split()) | {"username", "userhash", "session", "sessionid", "msno"},
-    ],
-    "item": [
-        _forms_of("item i", "id idx index") - {"i"} | {"items"}
-        | {word + "id" for word in _ITEMS.split()} | {"asin", "parentasin", "isbn", "gmapid"},
-        {*_ITEMS.split(), "trackuri", "stockcode"},
-    ],
-    "time": [
-        _forms_of("timestamp time datetime unixtime unixtimestamp", "s ms us ns utc unix")
-        | {"ts", "unixreviewtime", "unixts", "epoch", "epochtime"}
-        | {word + ending for word in _EVENTS.split() for ending in ("time", "timestamp", "ts")},
-        {"date", "day", "tdat", "utc", "created", "createdat", "createtime", "creationtime",
-         "createdate", "creationdate", "createddate", "dateadded", "addedat", "invoicedate"}
-        | {word + "date" for word in _EVENTS.split()}
-        | {word + "at" for word in "rated clicked viewed watched played listened purchased read "
-           "ordered posted submitted occurred happened event".split()},
-    ],
+# Those of the second set count where none of the first is there: a user_id is the user, though a
+# username or a session_id stands beside it.
+_USUAL: dict[str, tuple[set[str], set[str]]] = {
+    "user": (
+        {"user", "users", "userid", "useridx", "userindex", "uid", *(x + "id" for x in _USERS)},
+        {"username", "userhash", "session", "sessionid", "msno", *_USERS},
+    ),
+    "item": (
+        {"item", "items", "itemid", "itemidx", "itemindex", "iid", "asin", "parentasin", "isbn"}
+        | {x + "id" for x in _ITEMS},
+        {"trackuri", "stockcode", *_ITEMS},
+    ),
+    "time": (
+        {"time", "timestamp", "timestamps", "ts", "datetime", "unixtime", "unixtimestamp", "epoch"}
+        | {"timestampms", "timestampus", "timestampns", "timems", "timeunix", "timeutc"}
+        | {"unixreviewtime", "datetimeutc", "epochtime"}
+        | {x + "time" for x in _EVENTS[:-5]}  # not of how long somebody watched
+        | {x + end for x in _EVENTS for end in ("timestamp", "ts", "datetime")},
+        {"date", "day", "tdat", "utc", "created", "createtime", "creationtime", "createdate"}
+        | {"creationdate", "createddate", "dateadded", "invoicedate", "dateutc"}
+        | {x + "date" for x in _EVENTS} | {x + "at" for x in _DONE},
+    ),
 }  # fmt: skip
-_ACCEPTED = {kind: set().union(*rows) for kind, rows in _USUAL.items()}
+_ACCEPTED = {kind: first | second for kind, (first, second) in _USUAL.items()}
 _WHEN = set("time times timestamp timestamps ts date dates datetime epoch unix utc when created "
             "updated modified".split())  # fmt: skip
 # Parts of names that hold how long, or what is of a user or an item itself, or no time at all.
@@ -436,11 +436,11 @@ def _roles(
         if found[0] in columns.values():
             raise InputError(f"{where}: column '{name}' cannot be two things: name another.")
         columns[kind] = found[0]
-    for kind, rows in _USUAL.items():
+    for kind, usual in _USUAL.items():
         if kind in columns or (kind == "time" and named.time is not None):
             continue
         free = [at for at in range(len(header)) if at not in columns.values()]
-        found = next(filter(None, ([a for a in free if _plain(header[a]) in x] for x in rows)), [])
+        found = next(filter(None, ([a for a in free if _plain(header[a]) in x] for x in usual)), [])
         if len(found) > 1 or (not found and kind != "time"):
             raise InputError(
                 f"{where} needs one {kind} column, but its header has "

@@ -1,26 +1,33 @@
 """Files become the same interactions in every form, and each mistake gets one clear sentence."""
 
+import bz2
 import errno
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import sys
 import time
+import tracemalloc
 import zipfile
 from collections import Counter
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pooch
+import pyarrow
 import pytest
 import requests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gsas_lab import interactions
+from gsas_lab import interactions, reading
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import describe, from_world, load
 from gsas_lab.worlds import World
@@ -620,3 +627,331 @@ def test_an_item_is_found_by_its_id_or_by_a_title_that_is_its_own(tmp_path):
     for name in ("Twins", "padding", "heat", 0):
         with pytest.raises(InputError, match=f"no item '{name}': give an id of its file, such as"):
             loaded.item(name)
+
+
+# --- columns by any usual name, and the order that follows ---------------------------------------
+
+TOOLS = {  # headers as these tools and data sets write them
+    "RecTools": "user_id,item_id,weight,datetime",
+    "RePlay": "user_idx,item_idx,relevance,timestamp",
+    "Amazon": "reviewerID,asin,overall,unixReviewTime",
+    "Amazon 2023": "user_id,parent_asin,rating,timestamp",
+    "H&M": "customer_id,article_id,price,t_dat",
+    "Steam": "username,product_id,hours,date",
+    "RetailRocket": "visitorid,itemid,event,timestamp",
+    "Yelp": "user_id,business_id,stars,date",
+    "a log": "User ID,trackId,plays,event_time",
+    "sessions beside users": "userId,itemId,session_id,created_at",
+    "dates beside times": "uid,iid,date,unix_timestamp",
+}
+
+
+@pytest.mark.parametrize("header", TOOLS.values(), ids=TOOLS)
+def test_a_time_column_by_any_usual_name_orders_the_histories(tmp_path, header):
+    content = f"{header}\na,x,3,2019-01-02\na,y,3,2019-01-01\n"
+    if "dates" in header or header.endswith("unix_timestamp"):
+        content = f"{header}\na,x,2019-01-01,7\na,y,2019-01-02,5\n"
+    data = load(written(tmp_path, "a.csv", content))
+    assert histories(data) == {"a": ["y", "x"]}
+    assert f"by the column '{header.split(',')[3]}'" in data.tie_rule
+    assert data.unused == (header.split(",")[2],)  # a weight is not taken in silence
+
+
+def test_recboles_and_json_lines_names_are_known(tmp_path):
+    inter = "user_id:token\tproduct_id:token\ttimestamp:float\na\tx\t2\na\ty\t1.5\n"
+    assert histories(load(written(tmp_path, "a.inter", inter))) == {"a": ["y", "x"]}
+    lines = '{"reviewerID": "007", "asin": "x", "unixReviewTime": 20000000000000000001}\n' + (
+        '{"unixReviewTime": 20000000000000000000, "reviewerID": "007", "asin": 7}\n'
+    )
+    assert histories(load(written(tmp_path, "a.jsonl", lines))) == {"007": ["7", "x"]}
+
+
+LOOKS = ["when,2019-05-01", "touched,1556668800", "stamp,1556668800123", "seen,05/01/2019 10:30",
+         "moment,May 1 2019", "dt,20190501", "lastUpdated,a", "event_time_utc_2,7"]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOOKS)
+def test_a_column_that_looks_like_a_time_is_never_dropped_in_silence(tmp_path, case):
+    name, value = case.split(",")
+    path = written(tmp_path, "a.csv", f"user,item,{name}\n1,2,{value}\n1,3,{value}\n")
+    with pytest.raises(InputError, match=f"column '{name}' looks like a time.*time='none'"):
+        load(path)
+    assert "as asked by time='none'" in load(path, time="none").tie_rule
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["rating,5", "title,Heat (1995)", "year,1995", "price,19.99", "birth_date,1990-01-01", "play_time,3",
+     "phone,1556668800", "release_date,1995-01-01", "order_id,1556668800", "asin2,B000123456",
+     "version,1.2.3", "text,2019 was good", "empty,"],
+)  # fmt: skip
+def test_other_columns_are_not_taken_for_times(tmp_path, case):
+    name, value = case.split(",")
+    path = written(tmp_path, "a.csv", f"user,item,{name}\n1,3,{value}\n1,2,{value}\n")
+    data = load(path)
+    assert histories(data) == {"1": ["3", "2"]} and data.unused == (name,)
+
+
+def test_columns_can_be_named_and_two_candidates_are_refused(tmp_path):
+    path = written(tmp_path, "a.csv", "user_id,customer_id,what,step\n1,7,a,2\n1,8,b,1\n")
+    with pytest.raises(InputError, match="one user column, .*'user_id', 'customer_id': say which"):
+        load(path, item="what")
+    data = load(path, user="customer_id", item="what", time="step")
+    assert histories(data) == {"7": ["a"], "8": ["b"]} and data.unused == ("user_id",)
+    assert histories(load(path, user="user_id", item="what", time="step")) == {"1": ["b", "a"]}
+    with pytest.raises(
+        InputError, match="has no columns 'which' for item: its header has 'user_id"
+    ):
+        load(path, user="user_id", item="which")
+    with pytest.raises(InputError, match="column 'what' cannot be two things"):
+        load(path, user="what", item="what")
+    with pytest.raises(InputError, match="known-truth takes no names of columns"):
+        load("known-truth", time="none")
+
+
+# --- ids and times, exactly ----------------------------------------------------------------------
+
+
+def test_ids_are_the_text_that_stands_there(tmp_path):
+    ids = [
+        "0108775015",
+        "108775015",
+        "76561198000000001",
+        "76561198000000002",
+        "-5",
+        "5",
+        "1.0",
+        "1e3",
+    ]
+    path = written(tmp_path, "a.csv", "user,item\n" + "".join(f"{x},{x}\n" for x in ids))
+    assert histories(load(path)) == {x: [x] for x in ids}
+    numbers = written(tmp_path, "b.csv", f"user,item\n{10**17},9\n{10**17 + 1},10\n")
+    data = load(numbers)
+    assert data.user_ids.dtype == np.int64 and list(data.user_ids) == [10**17, 10**17 + 1]
+    assert list(data.item_ids) == [0, 9, 10]
+
+
+def test_times_are_compared_exactly(tmp_path):
+    times = ["1700000000000000001", "1700000000000000000.5", "1700000000000000000",
+             "1.6999999999999999999e18", "-1", "-1.5", "1e-300"]  # fmt: skip
+    rows = "".join(f"1,{item},{when}\n" for item, when in enumerate(times))
+    data = load(written(tmp_path, "a.csv", "user,item,ts\n" + rows))
+    assert histories(data) == {"1": ["5", "4", "6", "3", "2", "1", "0"]}
+    dates = [
+        "2020-01-01T00:00:00.0000000002Z",
+        "2020-01-01 01:00:00.0000000001+01:00",
+        "2019/12/31Z",
+    ]
+    rows = "".join(f"1,{item},{when}\n" for item, when in enumerate(dates))
+    assert histories(load(written(tmp_path, "b.csv", "user,item,ts\n" + rows))) == {
+        "1": ["2", "1", "0"]
+    }
+
+
+MIXED = [("5", "2020-01-01"), ("2020-01-01", "2020-01-02Z"), ("2020-01-01", "20200101")]
+
+
+@pytest.mark.parametrize("one, other", MIXED)
+def test_times_of_two_kinds_are_refused(tmp_path, one, other):
+    path = written(tmp_path, "a.csv", f"user,item,ts\n1,2,{one}\n1,3,{other}\n")
+    with pytest.raises(InputError, match="line 3: a .*, while the first time is a "):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ('1,2,"Heat\n3,4,b\n5,6,"c"\n', "line 2 cannot be parsed: the quotes"),
+        ('1,2,12"\n3,4,"b\n5,6,c\n', "line 3 cannot be parsed: the quotes"),
+        ('1,2,"Heat\n3,4,Vinyl 12"\n5,6,c\n', "line 2: a quoted field spans lines and swallows"),
+        ('1,2,"Heat\n3,4,b\n7,8,b"\n', "line 2: a quoted field spans lines and swallows"),
+        ('1,"2\n3",4\n', "line 2: the item '2.*3' spans lines"),
+        ("1,2,a\nuser,item,text\n3,4,b\n", "line 3: the header is repeated"),
+        ("1,2,a\nuserId,movieId,text\n3,4,b\n", "line 3: the header is repeated"),
+    ],
+)
+def test_no_row_is_swallowed_or_made(tmp_path, name, rows, message):
+    content = f"user,item,text\n{rows}"
+    content = content.replace(",", "\t") if name == "a.tsv" else content
+    with pytest.raises(InputError, match=message):
+        load(written(tmp_path, name, content))
+
+
+def test_prose_in_several_lines_is_no_row(tmp_path):
+    text = '"Good, really.\nI, for one,\n like ""it"", a lot"'
+    content = f"user,item,text\n1,2,{text}\n1,3,{text}\n"
+    assert histories(load(written(tmp_path, "a.csv", content))) == {"1": ["2", "3"]}
+    content = f"text,user,item\n{text},1,2\n{text},1,3\n"
+    assert histories(load(written(tmp_path, "b.csv", content))) == {"1": ["2", "3"]}
+
+
+def test_a_long_id_is_refused_and_costs_no_memory(tmp_path):
+    rows = "".join(f"u{user},i{user % 9}\n" for user in range(5000))
+    path = written(tmp_path, "a.csv", f"user,item\n{rows}{'x' * 1_000_000},1\n")
+    tracemalloc.start()
+    with pytest.raises(InputError, match="line 5002: the user has 1,000,000 characters, more than"):
+        load(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    longest = "x" * reading.LONGEST_ID
+    assert load(written(tmp_path, "b.csv", f"user,item\n{longest},1\n")).user_ids[0] == longest
+
+
+# --- packed files, tables in memory, paths -------------------------------------------------------
+
+
+def _zipped(data, *names):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in names:
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+PACKED = {
+    "a.csv.gz": gzip.compress,
+    "a.csv.bz2": bz2.compress,
+    "a.csv.xz": lzma.compress,
+    "a.csv.zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True),
+    "a.zip": lambda data: _zipped(data, "deep/a.csv"),
+    "a.csv.zip": lambda data: _zipped(data, "a.csv", "__MACOSX/._a.csv"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_files_are_read_and_damaged_ones_refused(tmp_path, name):
+    data = b"user,item,time\n" + b"".join(
+        b"%d,%d,%d\n" % (i, i % 7, i * i % 11) for i in range(500)
+    )
+    right = histories(load(written(tmp_path, "plain.csv", data)))
+    packed = PACKED[name](data)
+    assert histories(load(written(tmp_path, name, packed))) == right
+    for damaged in (packed[: len(packed) // 2], packed[:9], b"", b"user,item\n1,2\n"):
+        with pytest.raises(InputError, match=r"cannot be unpacked|is empty"):
+            load(written(tmp_path, name, damaged))
+
+
+def test_an_archive_of_several_files_and_a_bomb_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds 2 files .a.csv, b.csv.: unpack it"):
+        load(written(tmp_path, "a.zip", _zipped(b"user,item\n1,2\n", "a.csv", "b.csv")))
+    with pytest.raises(InputError, match="unpacks to over 256 MiB"):
+        load(written(tmp_path, "a.csv.gz", gzip.compress(bytes((1 << 28) + 1), 1)))
+
+
+def test_a_table_in_memory_gives_what_its_file_gives(tmp_path):
+    table = pd.DataFrame({"user_id": ["b", "a", "b"], "item_id": [3, 1, 2], "datetime": [5, 4, 1]})
+    data = load(table)
+    assert histories(data) == {"a": ["1"], "b": ["2", "3"]} and data.name == "table"
+    assert histories(load(table.set_index("user_id"))) == histories(data)
+    assert histories(load(table.astype({"user_id": "category"}))) == histories(data)
+    assert load(table).sha256 == data.sha256 != load(table[:2]).sha256
+    assert histories(load(table, min_user=2)) == {"b": ["2", "3"]}
+    for wrong in (None, 3, [1, 2], {"user": [1]}):
+        with pytest.raises(InputError, match="A data set is a name, a path or a DataFrame"):
+            load(wrong)
+
+
+NOW = pd.Timestamp("2020-01-01")
+ODD = {
+    "bytes": ([b"a", "caf\xe9".encode()], {"a", "café"}),
+    "bytes that are no text": ([b"a", b"\xff"], "row 2: the user is bytes that are no text"),
+    "whole floats": ([1.0, 2.0], {"1", "2"}),
+    "fractions": ([1.0, 2.5], "row 2: the user 2.5 is no whole number"),
+    "large floats": ([1.0, 2.0**60], "row 2: the user .* is no whole number"),
+    "lists": ([[1], [2]], "row 1: the user is a list or an object"),
+    "dicts": ([{"a": 1}, {"a": 2}], "row 1: the user is a list or an object"),
+    "truths": ([True, False], "row 1: the user is true or false"),
+    "dates": ([NOW, NOW], "row 1: the user is a Timestamp, no id"),
+    "decimals": ([Decimal(7), Decimal("8.5")], "row 2: the user 8.5 is no whole number"),
+    "large integers": ([2**63, 1], {str(2**63), "1"}),
+    "missing": (["a", None], "row 2: the user is missing"),
+    "empty": (["a", " "], "row 2: the user is missing"),
+}
+
+
+@pytest.mark.parametrize("form", ["frame", "parquet"])
+@pytest.mark.parametrize("values, told", ODD.values(), ids=ODD)
+def test_ids_of_every_type_are_right_or_refused(tmp_path, values, told, form):
+    given = pd.DataFrame({"user": values, "item": [1, 2]})
+    if form == "parquet":
+        given.to_parquet(tmp_path / "a.parquet")
+        given = tmp_path / "a.parquet"
+    if isinstance(told, str):
+        with pytest.raises(InputError, match=told):
+            load(given)
+    else:
+        assert set(histories(load(given))) == told
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.to_datetime(["2020-01-02", "2020-01-01"]),
+        pd.to_datetime(["2020-01-02", "2020-01-01"], utc=True),
+        [date(2020, 1, 2), date(2020, 1, 1)],
+        [Decimal("1.5"), Decimal("1.25")],
+        np.array([2, 1], np.uint64) + np.uint64(2**63),
+        np.array([2.5, -1], np.float32),
+        pd.array([2, 1], "Int64"),
+        ["2020-01-02", "2020-01-01"],
+    ],
+    ids=str,
+)
+def test_times_of_every_type_are_ordered(tmp_path, times):
+    table = pd.DataFrame({"user": [1, 1], "item": [1, 2], "time": times})
+    assert histories(load(table)) == {"1": ["2", "1"]}
+    table.to_parquet(tmp_path / "a.parquet")
+    assert histories(load(tmp_path / "a.parquet")) == {"1": ["2", "1"]}
+
+
+def test_whatever_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
+    for wrong in (
+        "a\0b.csv",
+        "~nobody-of-this-name/a.csv",
+        "",
+        "x" * 5000 + ".csv",
+        tmp_path / "no",
+    ):
+        with pytest.raises(InputError):
+            load(wrong)
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to(loop)
+    with pytest.raises(InputError, match="cannot be read|There is no file"):
+        load(loop)
+    path = written(tmp_path, "a.csv", "user,item\n1,2\n")
+    monkeypatch.setattr(Path, "read_bytes", full_disk)
+    with pytest.raises(InputError, match="a.csv cannot be read .No space left"):
+        load(path)
+
+
+def test_a_files_name_need_not_be_utf_8(tmp_path):
+    name = os.fsdecode(b"\xe9t\xe9.csv")
+    data = load(written(tmp_path, name, "user,item\n1,2\n"))
+    assert data.name == r"\xe9t\xe9.csv" and histories(data) == {"1": ["2"]}
+
+
+def test_a_damaged_archive_of_a_download_is_one_sentence(project, monkeypatch):
+    folder, contents = project
+    serve(monkeypatch, contents)
+    whole = pooch.HTTPDownloader.__call__
+
+    def cut(self, url, output_file, pooch, check_only=False):
+        whole(self, url, output_file, pooch)
+        if url.endswith(".zip"):
+            data = bytearray(output_file.getvalue())
+            data[40:60] = bytes(20)
+            output_file.seek(0)
+            output_file.truncate()
+            output_file.write(bytes(data))
+
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", cut)
+    with pytest.warns(UserWarning, match="without titles: movies.dat could not be downloaded"):
+        load("tiny")
+
+
+def test_describe_says_the_order_what_is_taken_again_and_what_is_not_used(tmp_path):
+    content = "user,item,weight,day\n1,1,9,2019-01-01\n1,1,9,2019-01-02\n2,1,9,2019-01-01\n2,2,9,2019-01-02\n"
+    row = describe(load(written(tmp_path, "a.csv", content))).loc["a.csv"]
+    assert row["interactions taken again"] == 1 / 4 and row["test targets seen before"] == 1 / 2
+    assert row["columns not used"] == "weight" and "by the column 'day'" in row["order"]
