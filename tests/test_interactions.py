@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gsas_lab import interactions, reading
+from gsas_lab.__main__ import main
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import describe, from_world, load
 from gsas_lab.worlds import World
@@ -955,3 +956,11 @@ def test_describe_says_the_order_what_is_taken_again_and_what_is_not_used(tmp_pa
     row = describe(load(written(tmp_path, "a.csv", content))).loc["a.csv"]
     assert row["interactions taken again"] == 1 / 4 and row["test targets seen before"] == 1 / 2
     assert row["columns not used"] == "weight" and "by the column 'day'" in row["order"]
+
+
+def test_the_command_line_names_columns(tmp_path, capsys):
+    path = written(tmp_path, "a.csv", "who,what,step\n1,2,2\n1,3,1\n")
+    assert main(["describe", str(path)]) == 2
+    assert "say which by user='…'" in capsys.readouterr().err
+    assert main(["describe", str(path), "--user=who", "--item=what", "--time=step"]) == 0
+    assert "by the column 'step'" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """What is trained on, validated on and tested on, in both variants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,36 @@ def test_a_user_with_one_interaction_and_wrong_choices_are_refused():
         leave_one_out(TOY, validation_users=3)
     with pytest.raises(InputError, match="Split 'random'"):
         leave_one_out(TOY, variant="random")
+
+
+def test_the_protocol_says_what_is_taken_again_and_how_it_was_ordered():
+    again = data([1, 2, 1, 2], [3, 4, 5, 6], [7, 8, 9, 9])
+    told = leave_one_out(again, validation_users=1).protocol
+    assert (told.targets_seen, told.taken_again) == (2 / 3, 3 / 12)
+    assert "66.7% of the test targets and 25.0% of all interactions take an item again" in str(told)
+    assert "order: none." in str(told)
+    assert "taken again" not in str(leave_one_out(TOY, validation_users=1).protocol)
+    weighted = replace(again, unused=("weight",))
+    assert "columns not used: weight" in str(leave_one_out(weighted, validation_users=1).protocol)
+
+
+def test_metrics_that_are_one_by_construction_are_refused_or_told():
+    everything = data([1, 2, 3, 4], [4, 3, 2, 1])
+    with pytest.raises(InputError, match="no item competes.*set exclude_seen=False"):
+        leave_one_out(everything, validation_users=1)
+    told = str(leave_one_out(everything, validation_users=1, exclude_seen=False).protocol)
+    assert "for 2 users fewer than 10 other items compete, so their Recall@10 is 1" in told
+    for seen in (True, False):
+        with pytest.raises(InputError, match="it has one item; give a file with more"):
+            leave_one_out(data([1, 1, 1, 1]), validation_users=1, exclude_seen=seen)
+    many = data([*range(1, 12)], [*range(1, 21)])
+    assert leave_one_out(many, validation_users=1).protocol.few_rivals == 2
+    assert leave_one_out(many, validation_users=1, exclude_seen=False).protocol.few_rivals == 0
+
+
+def test_users_of_two_or_three_interactions_cannot_be_validated_on():
+    with pytest.raises(InputError, match="no user has 4 interactions, as a validation user must"):
+        leave_one_out(data([1, 2], [2, 3, 1]))
 
 
 HISTORIES = Histories(np.arange(1, 1001, dtype=np.int32), np.array([0, 3, 4, 504, 1000, 1000]))
