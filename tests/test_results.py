@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from gsas_lab import files, paper, recipes, results, sweeps
+from gsas_lab import files, metrics, paper, recipes, results, sweeps
 from gsas_lab.__main__ import main
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
@@ -313,9 +313,10 @@ def test_a_report_holds_all_that_made_its_numbers(mixed):
     assert "too <many>" in failed and found.table["error"].iloc[-1] in failed, "told in full"
 
 
-def test_a_report_tests_against_the_best(mixed):
+def test_a_report_tests_against_the_best_on_validation(mixed):
     found, told = results.load(mixed), section(page_of(mixed), "Against the best")
-    best = found.shown["NDCG@10"].idxmax()
+    best = found.shown["validation NDCG@10"].idxmax()
+    assert best != found.shown["NDCG@10"].idxmax(), "test users would have chosen another"
     assert f"Against the best, {best}" in page_of(mixed).get_text()
     for name, row in found.shown.iterrows():
         if name != best:
@@ -380,6 +381,113 @@ def test_a_sweep_over_seeds_or_data_sets_has_a_report_too(place, mixed, tmp_path
     assert "toy.csv and other, profile" in results.load(other).source
 
 
+@pytest.fixture(scope="module")
+def seeds(place):
+    """A sweep of two systems with three seeds each, and one of a single seed."""
+    named = sweeps.read(results.SWEEPS / "table3.toml", dataset=str(place / "toy.csv"), **TINY)
+    named = {n: replace(named["gSASRec"], seed=n % 3, k=4, t=n // 3 / 2) for n in range(6)}
+    named = {f"t = {s.t:g}, seed = {s.seed}": s for s in named.values()}
+    named["once"] = replace(named["t = 0, seed = 1"], k=2)
+    sweeps.run(named, place / "seeds", show=lambda _: None)
+    return place / "seeds"
+
+
+def test_runs_that_differ_in_seed_alone_are_one_row_with_its_spread(seeds):
+    found = results.load(seeds)
+    assert list(found.systems) == ["t = 0", "t = 0.5", "once"] == list(found.written.index)
+    assert found.written["seeds"].tolist() == [3, 3, 1] and "seed" not in found.written
+    for system, names in found.systems.items():
+        values = found.shown.loc[names, "NDCG@10"]
+        spread = f" ± {values.std(ddof=1):.4f}" if len(names) > 1 else ""
+        assert found.written.loc[system, "NDCG@10"] == f"{values.mean():.4f}{spread}"
+        users = np.mean([found.per_user()[name] for name in names], axis=0)
+        low, high = metrics.bootstrap_interval(users)
+        assert found.written.loc[system, "95 % interval"] == f"{low:.4f}–{high:.4f}"
+    assert found.shown["seed"].tolist() == [0, 1, 2, 0, 1, 2, 1], "each run is still to be had"
+
+
+def test_systems_of_several_seeds_are_compared_over_users_and_over_seeds(seeds, tmp_path):
+    found = results.load(seeds)
+    by_system = found.over_seeds()
+    validation = {
+        s: found.shown.loc[n, "validation NDCG@10"].mean() for s, n in found.systems.items()
+    }
+    best = max(validation, key=validation.get)
+    page = page_of(seeds)
+    assert f"Against the best, {best}" in page.get_text() and "p seeds" in page.get_text()
+    heading = page.find("h2", string=re.compile("Against the best"))
+    rows = heading.find_next("tbody").find_all("tr")
+    assert {row.th.get_text() for row in rows} == {*by_system} - {best}, "no row is its other seed"
+    for row in rows:
+        own, other = by_system[row.th.get_text()], by_system[best]
+        cells = [cell.get_text() for cell in row.find_all("td")]
+        assert f"{(own.mean(0) - other.mean(0)).mean():.4f}" == cells[1]
+        p = f"{metrics.paired_test(own.mean(0), other.mean(0))[1]:.2g}"
+        assert p == cells[5]
+        if min(len(own), len(other)) > 1:
+            assert f"{metrics.compare_seeds(own, other)['p']['seeds']:.2g}" == cells[8]
+        else:
+            assert not cells[8]
+
+
+def test_a_star_needs_users_and_seeds(seeds, monkeypatch):
+    """Many users alone make any two trainings differ."""
+    found = results.load(seeds)
+    rng = np.random.default_rng(0)
+    for name in found.ranks:
+        better = 0.3 * (name.startswith("t = 0,")) + 0.3 * name.endswith("0")
+        found.ranks[name][:] = np.where(rng.random(len(found.ranks[name])) < 0.1 + better, 1, 50)
+    told = results._tests(found)
+    assert re.search(r"p seeds", told) and "*</td>" not in told
+    monkeypatch.setattr(metrics, "unpaired_test", lambda a, b: (0.1, 1e-6))
+    assert "*</td>" in results._tests(found)
+
+
+def test_the_baselines_other_seeds_are_not_marked(seeds):
+    found = results.load(seeds)
+    first = "t = 0, seed = 0"
+    for name in found.systems["t = 0"][1:]:
+        found.ranks[name][:] = 1
+    marks = found.marks(first)
+    assert (marks[found.systems["t = 0"]] == "").all() and list(marks.index) == list(found.ranks)
+
+
+@pytest.mark.parametrize(
+    ("names", "common"),
+    [
+        (["seed = 1", "seed = 2"], ""),
+        (["k = 1, seed = 1, t = 0", "k = 1, seed = 12, t = 0"], "k = 1, t = 0"),
+        (["gSASRec 1", "gSASRec 12"], "gSASRec"),
+        (["mine (seed 1)", "mine (seed 2)"], "mine"),
+        (["run1", "run2"], ""),
+        (["a", "a, seed = 3"], "a"),
+    ],
+)
+def test_a_system_has_what_its_seeds_names_have_in_common(names, common):
+    assert results._common(names) == common
+
+
+ODD = [
+    "NA", "None", "null", "nan", "", "1", "1.0", "01", "True", "a,b", 'say "so"', "two\nlines", "cr\rlf",
+    "win\r\n", " ", "é∞", "=1+1", "#x", "n\\a", "\t", "\x00", "N/A", "-inf", "1e5", "'", "x" * 2000,
+]  # fmt: skip
+
+
+def test_a_run_may_have_any_name(mixed, place, tmp_path):
+    """What a table takes for a missing value, a number, a truth or a line's end."""
+    settings = Settings(**results.load(mixed).record["runs"]["Popularity"]["settings"])
+    named = {name: replace(settings, k=n + 1) for n, name in enumerate(ODD)}
+    named["None "] = replace(settings, dataset="null")  # which fails
+    sweeps.run(named, tmp_path / "odd", show=lambda _: None)
+    found = results.load(tmp_path / "odd")
+    assert list(found.table.index) == [*named] and list(found.ranks) == ODD
+    assert list(found.shown.index) == ODD == list(found.written.index)
+    assert found.table["k"].tolist() == [*range(1, len(ODD) + 1), 1]
+    assert found.table["error"].notna().tolist() == [False] * len(ODD) + [True]
+    page = page_of(tmp_path / "odd").get_text()
+    assert 'say "so"' in page and "null" in section(page_of(tmp_path / "odd"), "Failed")
+
+
 def test_where_every_run_failed_the_report_says_why(place, tmp_path, capsys):
     grid = tmp_path / "grid.toml"
     grid.write_text("loss = 'gbce'\n[grid]\nk = [500, 600]\n")
@@ -420,6 +528,15 @@ def spoil(folder, what):
             "a list": b"[1]", "without runs": b"{}", "of other runs": content.replace(b"gsas", b"x"),
             "of one run less": b"\n".join(content.splitlines()[:-1]),
             "without columns": b"name,k\nSASRec,1\n",
+            "of a setting unknown": content.replace(b'"k": ', b'"kk": '),
+            "deep": content.replace(b'"k": 1', b'"k": ' + b"[" * 100_000, 1),
+            "deep and whole": content.replace(b'"k": 1', b'"k": ' + b"[" * 900 + b"]" * 900, 1),
+            "of half a character": content.replace(b'"protocol": {', b'"protocol": {"x": "\\ud800",'),
+            "of nested facts": content.replace(b'"protocol": {', b'"protocol": {"x": {"y": 1},'),
+            "without its ndcg": content.replace(b"ndcg@10", b"ndgc@10"),
+            "without seeds": content.replace(b'"seed"', b'"sead"'),
+            "of other k": content.replace(b",256,", b",255,"),
+            "of other numbers": re.sub(rb",0\.\d+,0\.\d+,0\.\d+", b",0.5,0.5,0.5", content, count=1),
             "of settings as text": content.replace(b'"runs": {', b'"runs": {"x": "y", '),
         }  # fmt: skip
         content = replaced[how]
@@ -433,7 +550,11 @@ def spoil(folder, what):
         "results.csv: of one run less", "results.csv: without columns", "results.csv: cut",
         "ranks.npz: gone", "ranks.npz: cut", "ranks.npz: noise", "sweep.json: gone",
         "sweep.json: cut", "sweep.json: a list", "sweep.json: without runs",
-        "sweep.json: of settings as text", "sweep.json: of another format",
+        "sweep.json: of settings as text", "sweep.json: deep", "sweep.json: deep and whole",
+        "sweep.json: of half a character", "sweep.json: of nested facts", "results.csv: of other k",
+        "sweep.json: of a setting unknown", "results.csv: without its ndcg",
+        "results.csv: without seeds", "results.csv: of other numbers", "histories.csv: gone",
+        "histories.csv: without columns", "sweep.json: of another format",
     ],
 )  # fmt: skip
 def test_a_folder_without_a_whole_sweep_is_refused_in_one_sentence(mixed, tmp_path, capsys, what):
