@@ -106,13 +106,22 @@ def holm(p: ArrayLike) -> np.ndarray:
 def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.DataFrame:
     """Paired t-tests between systems, one row each, corrected for all rows together.
 
-    values: each system's metric, (n_users,), all for the same users in the same order. Every system
-    is compared with `baseline`; without one, every pair is, the later system with the earlier.
+    values: each system's metric, (n_users,), or (n_seeds, n_users) of a system that was trained
+    with several seeds; all for the same users in the same order. Every system is compared with
+    `baseline`; without one, every pair is, the later system with the earlier.
+
+    Users are paired by their means over seeds: p_users. Where both systems have several seeds,
+    p_seeds is Welch's test of the seeds' means (see `compare_seeds`), and since a claim about the
+    systems needs both, p is the larger of the two (an intersection-union test); elsewhere p_seeds
+    is NaN and p is p_users.
+
     Columns: system, baseline; their means; difference and relative, system minus baseline, the
-    latter in % of the baseline; low and high, the 95 % bootstrap interval of the difference; statistic, t; p,
-    p_bonferroni, p_holm; significant, by Holm; mark, "*" by Bonferroni, as in the paper's Figure 3.
+    latter in % of the baseline; low and high, the 95 % bootstrap interval of the difference over
+    users; statistic, t of the users; p_users, p_seeds, p; p_bonferroni, p_holm; significant, by
+    Holm; mark, "*" by Bonferroni, as in the paper's Figure 3.
     """
-    users = {name: _per_user(each) for name, each in values.items()}
+    seeds = {name: _per_system(each) for name, each in values.items()}
+    users = {name: each.mean(axis=0) for name, each in seeds.items()}
     if baseline is None:
         pairs = [(later, earlier) for earlier, later in combinations(users, 2)]
     elif baseline in users:
@@ -123,7 +132,9 @@ def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.
         raise InputError(f"A comparison needs 2 systems or more, not {len(users)}.")
     rows = []
     for name, other in pairs:
-        mean, t, p = _paired(users[name], users[other])
+        mean, t, p_users = _paired(users[name], users[other])
+        several = min(len(seeds[name]), len(seeds[other])) > 1
+        p_seeds = _welch(*(seeds[n].mean(axis=1) for n in (name, other)))[2] if several else np.nan
         low, high = bootstrap_interval(users[name] - users[other])
         base = users[other].mean()
         rows.append(
@@ -137,7 +148,9 @@ def compare(values: Mapping[str, ArrayLike], baseline: str | None = None) -> pd.
                 "low": low,
                 "high": high,
                 "statistic": t,
-                "p": p,
+                "p_users": p_users,
+                "p_seeds": p_seeds,
+                "p": float(np.fmax(p_users, p_seeds)),
             }
         )
     table = pd.DataFrame(rows)
@@ -172,15 +185,16 @@ def compare_seeds(a: ArrayLike, b: ArrayLike) -> pd.DataFrame:
     "users": would these trained models differ on other users? Paired t-test of each user's values,
     averaged over seeds. "seeds": would another training differ, on these users? Welch's t-test of
     the seeds' means; unpaired, as a seed has nothing in common between two systems. A claim about
-    the systems needs both. Columns: question, sample (its size), difference (a − b), statistic, p.
+    the systems needs both. Columns: question, sample (its size; of unequal numbers of seeds the
+    smaller), difference (a − b), statistic, p.
     """
     a, b = _per_seed(a), _per_seed(b)
-    if a.shape != b.shape:
+    if a.shape[1] != b.shape[1]:
         raise InputError(
-            f"Two systems are compared over as many seeds and the same users, not over arrays of "
-            f"shapes {a.shape} and {b.shape}."
+            f"Two systems are compared over the same users, not over arrays of shapes {a.shape} and "
+            f"{b.shape}."
         )
-    n_seeds, n_users = a.shape
+    n_seeds, n_users = min(len(a), len(b)), a.shape[1]
     users, seeds = _paired(a.mean(axis=0), b.mean(axis=0)), _welch(a.mean(axis=1), b.mean(axis=1))
     rows = {
         "users": ("would these models differ on other users?", n_users, *users),
@@ -225,6 +239,19 @@ def _per_user(values: ArrayLike) -> np.ndarray:
         raise InputError(
             f"Per-user values must be one number for each user, not an array of shape "
             f"{values.shape} or with NaN."
+        )
+    return values
+
+
+def _per_system(values: ArrayLike) -> np.ndarray:
+    """(n_users,) or (n_seeds, n_users) -> (n_seeds, n_users)."""
+    values = np.asarray(values, float)
+    if values.ndim != 2:
+        return _per_user(values)[None]
+    if not values.size or np.isnan(values).any():
+        raise InputError(
+            f"Values of several seeds must be one number for each seed and user, not an array of "
+            f"shape {values.shape} or with NaN."
         )
     return values
 

@@ -206,6 +206,28 @@ def test_models_may_differ_on_other_users_where_another_training_need_not():
     )
 
 
+def test_a_claim_about_systems_with_several_seeds_needs_users_and_seeds():
+    """p is the larger of the two tests; a system of one seed has that of users alone."""
+    rng = np.random.default_rng(13)
+    user = rng.normal(0.3, 0.3, 2000)
+
+    def trained(*seeds):
+        return user + np.array(seeds)[:, None] + rng.normal(0, 0.05, (len(seeds), 2000))
+
+    values = {"base": trained(0.0, 0.01, 0.02), "lucky": trained(0.06, 0.0), "better": trained(
+        0.2, 0.21, 0.22, 0.2), "one": trained(0.1)[0]}  # fmt: skip
+    table = metrics.compare(values, "base").set_index("system")
+    assert (table["p_users"] < 1e-6).all()
+    for name in ("lucky", "better"):
+        oracle = ttest_ind(values[name].mean(1), values["base"].mean(1), equal_var=False)
+        assert table.loc[name, "p_seeds"] == pytest.approx(oracle.pvalue, rel=1e-9)
+        seeds = metrics.compare_seeds(values[name], values["base"])
+        assert seeds["p"].tolist() == table.loc[name, ["p_users", "p_seeds"]].tolist()
+    assert np.isnan(table.loc["one", "p_seeds"])
+    assert table["p"].tolist() == table[["p_users", "p_seeds"]].max(axis=1).tolist()
+    assert table["mark"].to_dict() == {"lucky": "", "better": "*", "one": "*"}
+
+
 def test_seeds_without_any_spread_still_answer():
     a, b = np.ones((2, 3)), np.zeros((2, 3))
     assert metrics.compare_seeds(a, b)["p"].tolist() == [0, 0]
@@ -235,7 +257,8 @@ def test_seeds_without_any_spread_still_answer():
         (lambda: metrics.over_seeds([[1, 2, 3]]), "2 seeds or more"),
         (lambda: metrics.over_seeds([[1, np.nan], [1, 2]]), "NaN"),
         (lambda: metrics.compare_seeds(np.ones((2, 3)), np.ones((2, 4))), "the same users"),
-        (lambda: metrics.compare_seeds(np.ones((2, 3)), np.ones((3, 3))), "as many seeds"),
+        (lambda: metrics.compare({"a": np.ones((2, 3)), "b": np.ones((2, 4))}), "the same users"),
+        (lambda: metrics.compare({"a": np.ones((0, 3)), "b": np.ones(3)}), "each seed and user"),
         (lambda: metrics.compare_seeds(np.ones(3), np.ones(3)), r"shape \(3,\)"),
     ],
 )
