@@ -45,7 +45,8 @@ _COLUMNS = {
 }  # fmt: skip
 _WRITTEN = {  # all other numbers with four decimals
     "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
-    "epochs": "{:g}", "p": "{:.2g}", "p seeds": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
+    "epochs": "{:g}", "p": "{:.2g}",
+    "p_users": "{:.2g}", "p_seeds": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
 }  # fmt: skip
 _MEASURED = ["Recall@1", "Recall@10", "NDCG@10", "Σp", "validation NDCG@10", "epochs", "seconds"]
 _UNPRINTED = ["profile", "model", "loss", "sampler", "best epoch"]
@@ -211,17 +212,15 @@ class Results:
         )
 
     def marks(self, baseline: str, cutoff: int = 10) -> pd.Series:
-        """For each run "*" where it differs from the baseline: paired t-test, Bonferroni, 0.05.
-
-        The baseline's other seeds are not compared with it: they are the same system.
-        """
-        users = self.per_user(cutoff=cutoff)
-        own = next((names for names in self.systems.values() if baseline in names), [])
-        users = {name: v for name, v in users.items() if name == baseline or name not in own}
-        if list(users) == [baseline]:
+        """For each run "*" where its system differs from the baseline's: see `metrics.compare`."""
+        systems = self.systems
+        of = {name: system for system, names in systems.items() for name in names}
+        if baseline not in of:
+            self.per_user([baseline])  # refuses it
+        if len(systems) == 1:
             return pd.Series("", self.shown.index)
-        tests = metrics.compare(users, baseline).set_index("system")
-        return tests["mark"].reindex(self.shown.index).fillna("")
+        tests = metrics.compare(self.over_seeds(cutoff), of[baseline]).set_index("system")
+        return pd.Series({name: str(tests["mark"].get(of[name], "")) for name in self.shown.index})
 
     def by_k(self, what: str = "NDCG@10") -> dict[str, dict[str, pd.DataFrame]]:
         """Lines for `figures.by_k`: model -> loss -> table over k with value, low and high.
@@ -246,7 +245,7 @@ def _common(names: list[str]) -> str:
     plain = {re.sub(r"(^|, )seed = \d+(?=$|, )", "", name).removeprefix(", ") for name in names}
     words = [name.split() for name in plain]
     together = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
-    return " ".join(each[0] for each in together).rstrip(" ,;:=-#(").removesuffix(" seed")
+    return re.sub(r"[ ,;:=#(-]*(\bseed)?[ ,;:=#(-]*$", "", " ".join(each[0] for each in together))
 
 
 def _require(column: str, table: pd.DataFrame) -> None:
@@ -282,19 +281,7 @@ def load(folder: str | Path) -> Results:
 
 _OPTIONAL = ("run", "commit", "date", "trained on", "error")  # texts that a row may lack
 _WORDS = ("name", "state", "profile", *_OPTIONAL)
-_OF_ROWS = (
-    "name",
-    "run",
-    "state",
-    "profile",
-    "error",
-    "model",
-    "loss",
-    "sampler",
-    "k",
-    "t",
-    "seed",
-)
+_OF_ROWS = "name run state profile error model loss sampler k t seed".split()
 _OF_RUNS = [c for c in _COLUMNS if c not in _OF_ROWS]  # which finished runs have
 
 
@@ -572,27 +559,21 @@ def _tests(results: Results) -> str:
     """Every system beside the best one, which validation users chose: test users only judge it."""
     means, _ = results.averaged
     best = str(means["validation NDCG@10"].idxmax())
-    seeds = results.over_seeds()
-    users = {system: values.mean(axis=0) for system, values in seeds.items()}
-    tests = metrics.compare(users, best).set_index("system")
+    tests = metrics.compare(results.over_seeds(), best).set_index("system")
     columns = ["mean", "difference", "relative", "low", "high", "p", "p_bonferroni", "p_holm"]
-    told = "* is p &lt; 0.05 after Bonferroni."
-    both = [system for system in tests.index if min(map(len, (seeds[system], seeds[best]))) > 1]
-    if both:
-        columns.append("p seeds")
-        own = {s: metrics.unpaired_test(*(seeds[n].mean(axis=1) for n in (s, best))) for s in both}
-        tests["p seeds"] = pd.Series({system: p for system, (_, p) in own.items()})
-        by_seed = (tests["p seeds"] * len(tests)).fillna(0) < metrics.LEVEL
-        tests["mark"] = tests["mark"].where(by_seed, "")
+    told = "p by paired t-tests"
+    if tests["p_seeds"].notna().any():
+        columns[5:5] = ["p_users", "p_seeds"]
         told = (
-            "Each user's values are averaged over a system's seeds first: p says whether these models "
-            "would differ on other users, p seeds (Welch's t-test of the seeds' means) whether other "
-            f"trainings would. {told[:-1]} of both."
+            "p_users by paired t-tests of each user's mean over a system's seeds: would these models "
+            "differ on other users? p_seeds by Welch's t-test of the seeds' means: would other "
+            "trainings differ? p is the larger of them"
         )
     return (
         f"<h2>Against the best, {html.escape(best)}</h2><p>The best by NDCG@10 of the validation "
-        "users. Here NDCG@10 of the test users: paired t-tests, corrected for all rows; low and high "
-        f"bound the difference (95 %). {told}</p>" + _table(tests[[*columns, "mark"]])
+        "users. Here NDCG@10 of the test users; low and high bound the difference (95 %). "
+        f"{told}, corrected for all rows; * is p &lt; 0.05 after Bonferroni.</p>"
+        + _table(tests[[*columns, "mark"]])
     )
 
 
