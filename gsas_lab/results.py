@@ -19,7 +19,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -358,9 +359,10 @@ def _cell(text: str, kind: Any) -> Any:
         except ValueError:
             return text
         return int(text) if re.fullmatch(r"-?\d{1,15}", text) else number
-    if kind in (bool, bool | None):
-        return {"True": True, "False": False, "": None}[text]
-    return kind(text)
+    *optional, kind = sorted(get_args(kind) or (kind,), key=lambda each: each is not NoneType)
+    if optional and not text:
+        return None
+    return {"True": True, "False": False}[text] if kind is bool else kind(text)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
