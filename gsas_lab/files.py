@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import stat
 import time
 import zipfile
@@ -87,10 +88,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Make a folder and be the only process to work in it; Busy, an InputError, if another one does.
 
     The kernel unlocks when the process ends, however it ends: a file "lock" that was left behind
-    locks nothing. One that is no plain file of this folder alone, such as a link, is refused.
+    locks nothing. One that is no plain file of this folder alone, such as a link, is refused. A
+    folder that was made for it and is left empty goes again.
     """
     path = folder / "lock"
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         # A link is not followed, and opening a FIFO waits for nobody.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -105,7 +108,7 @@ def locked(folder: Path) -> Iterator[None]:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(number)
         raise _no_lock(path)
-    with open(number, "r+", errors="replace") as file:
+    with open(number, "r+", encoding="utf-8", errors="replace") as file:
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,8 +124,41 @@ def locked(folder: Path) -> Iterator[None]:
             raise Busy(f"{folder} was just left by another process: start again.")
         file.truncate(0)
         print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
+
+
+@contextmanager
+def workplace(folder: Path) -> Iterator[Path]:
+    """An empty <folder>.partial; in the end all that was made there is moved into folder.
+
+    index.html comes last. For who has locked the folder. Where it goes wrong, what was made stays,
+    and the next call deletes it: a file ".gsas-lab" says that it may. InputError for one without.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        if partial.is_symlink() or (partial.exists() and not (partial / _OURS).is_file()):
+            raise InputError(f"{partial} is of no earlier call: move it away, it would be deleted.")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        (partial / _OURS).touch()
+        yield partial
+        made = [file for file in partial.iterdir() if file.name != _OURS]
+        for file in sorted(made, key=lambda file: file.name == "index.html"):
+            file.replace(folder / file.name)
+        shutil.rmtree(partial)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({_reason(error)}): check the disk."
+        ) from None
+
+
+_OURS = ".gsas-lab"
 
 
 def busy(folder: Path) -> bool:

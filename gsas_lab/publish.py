@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
-from gsas_lab import __version__
+from gsas_lab import __version__, files
 from gsas_lab.errors import InputError
 
 logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that no cell declares
@@ -68,27 +67,22 @@ def execute_all(
     All is made in <folder>.partial and moved at the end, so that folder is never half-written.
 
     Raises InputError before anything runs for a missing notebook, a parameter that none declares
-    or one of another type than its default; and for a notebook that fails, which stays in
-    <folder>.partial, executed as far as it came.
+    or one of another type than its default, a folder that is no place for results or in which
+    another process works, and a <folder>.partial that is of no earlier call; and for a notebook
+    that fails, which stays in <folder>.partial, executed as far as it came.
     """
-    folder = folder.resolve()
+    folder = files.output(folder).resolve()
     own = check_parameters(notebooks, parameters, everywhere)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for place, notebook in enumerate(notebooks, start=1):
-        print(f"[{place}/{len(notebooks)}] {notebook.name} …", end=" ", flush=True)
-        seconds = execute(notebook, partial / notebook.name, own[notebook])
-        print(f"{_minutes(seconds)}", flush=True)
-    made = [partial / notebook.name for notebook in notebooks]
-    for notebook in made:
-        render(notebook, notebook.with_suffix(".html"), made)
-    others = beside(partial) if beside else {}
-    write_index(made, summary() if summary else None, note, others)
-    folder.mkdir(exist_ok=True)
-    for file in sorted(partial.iterdir(), key=lambda file: file.name == "index.html"):
-        file.replace(folder / file.name)
-    partial.rmdir()
+    with files.locked(folder), files.workplace(folder) as partial:
+        for place, notebook in enumerate(notebooks, start=1):
+            print(f"[{place}/{len(notebooks)}] {notebook.name} …", end=" ", flush=True)
+            seconds = execute(notebook, partial / notebook.name, own[notebook])
+            print(f"{_minutes(seconds)}", flush=True)
+        made = [partial / notebook.name for notebook in notebooks]
+        for notebook in made:
+            render(notebook, notebook.with_suffix(".html"), made)
+        others = beside(partial) if beside else {}
+        write_index(made, summary() if summary else None, note, others)
     return folder / "index.html"
 
 
@@ -366,7 +360,7 @@ def write_page(page: Path, heading: str, body: str) -> None:
     page.write_text(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(heading)}</title>\n<style>\n{STYLE.read_text()}</style>\n{script}\n"
+        f"<title>{html.escape(heading)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n{script}\n"
         f"</head>\n<body>\n{body}\n</body>\n</html>\n",
         encoding="utf-8",
     )

@@ -306,7 +306,7 @@ def test_a_report_holds_all_that_made_its_numbers(mixed):
     for setting in asdict(Settings()):
         assert setting in settings
     assert "4096" in settings and "shared-sequence" in settings  # of one run alone
-    assert "order of the file: it has no timestamps" in section(page, "Protocol")
+    assert "order of the file: it has no times" in section(page, "Protocol")
     record = found.record["environment"]
     assert all(fact in section(page, "Environment") for fact in record.values())
     failed = section(page, "Failed")

@@ -8,25 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from fuzz.damage import in_bytes, tried
 from gsas_lab import files, runs
-from gsas_lab.errors import InputError
-
-
-def _bytes(random, path):
-    """A file's bytes changed: a flipped bit, cut short, emptied, lengthened, or noise."""
-    data = bytearray(path.read_bytes())
-    kind = random.randrange(6)
-    if kind < 2 and data:
-        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-    elif kind == 2:
-        data = data[: random.randrange(len(data) + 1)]
-    elif kind == 3:
-        data = bytearray()
-    elif kind == 4:
-        data += random.randbytes(random.randrange(1, 60))
-    else:
-        data = bytearray(random.randbytes(random.randrange(1, 200)))
-    path.write_bytes(data)
 
 
 def _json(random, path):
@@ -56,7 +39,7 @@ def _damage(random, folder, other):
 
     plain = [each for each in present if each.is_file() and not each.is_symlink()]
     if kind < 4 and path in plain:
-        _bytes(random, path)
+        path.write_bytes(in_bytes(random, path.read_bytes()))
     elif kind == 4 and path.suffix == ".json" and path in plain:
         _json(random, path)
     elif kind == 5:
@@ -81,15 +64,6 @@ def _damage(random, folder, other):
         name = random.choice(extra)
         if not (folder / name).exists() and not (folder / name).is_symlink():
             (folder / name).write_bytes(random.randbytes(20))
-
-
-def _tried(call):
-    """What it gives, or none where it is told in a sentence that it does not go."""
-    try:
-        return call()
-    except InputError as error:
-        assert len(str(error)) <= 300 and str(error).isprintable()
-        return None
 
 
 @pytest.fixture
@@ -125,7 +99,7 @@ READ = {
 def _same(run, right):
     """Is all that one reads of it as it should be, where it can be read at all?"""
     for name, read in READ.items():
-        found = _tried(lambda read=read: read(run))
+        found = tried(lambda read=read: read(run))
         assert found is None or found == right[name], name
 
 
@@ -145,12 +119,12 @@ def test_a_damaged_run_gives_the_right_result_or_a_sentence(world, fuzz, monkeyp
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             _damage(rng, folder, other)
         try:
-            loaded = _tried(lambda: runs.load(folder))
+            loaded = tried(lambda: runs.load(folder))
             if loaded is not None and loaded.manifest is not None:
                 told["load"] += 1
                 if loaded.manifest["identity"] == folder.name:
                     _same(loaded, right)
-            trained = _tried(lambda: runs.train(settings))
+            trained = tried(lambda: runs.train(settings))
             if trained is None:
                 told["told"] += 1
             else:
