@@ -94,7 +94,7 @@ def from_bytes(path: Path, data: bytes, named: Columns) -> Table:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
         return from_frame(_parquet(path, data), f"{path}", named)
-    return _from_text(path, _text(path, data), _FORMS.get(suffix, _USER_ITEM), named)
+    return _from_text(path, data, _FORMS.get(suffix, _USER_ITEM), named)
 
 
 def from_frame(frame: pd.DataFrame, where: str, named: Columns) -> Table:
@@ -211,20 +211,27 @@ class _Rows(NamedTuple):
     integers: bool  # must ids be integers? Elsewhere they are any text
 
 
-def _text(path: Path, data: bytes) -> str:
-    """Text of a file, its lines ended by "\n"."""
+def _lines(path: Path, data: bytes) -> IO[str]:
+    """The lines of a text, each ended by "\n" and read when it is asked for."""
     if b"\0" in data:
         raise InputError(f"{path} is binary or UTF-16, not text in UTF-8: convert it.")
     try:
-        text = data.decode("utf-8-sig")
+        data.decode()
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {number}: not text in UTF-8; convert the file.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig")
 
 
-def _from_text(path: Path, text: str, form: _Form, named: Columns) -> Table:
-    records = _objects(path, text) if form is _JSON else _records(path, text, form)
+def _from_text(path: Path, data: bytes, form: _Form, named: Columns) -> Table:
+    spanning: list[tuple[int, list[str]]] = []  # records of more than one line
+    lines = _lines(path, data)
+    if form is _JSON:
+        records = _objects(path, lines)
+    elif form.quoted and b'"' in data:
+        records = _quoted(path, lines, form, spanning)
+    else:
+        records = _split(lines, form)
     header = form.columns or next(records, (0, []))[1]
     sample = list(islice(records, _SAMPLE))
     if not sample:
@@ -234,46 +241,49 @@ def _from_text(path: Path, text: str, form: _Form, named: Columns) -> Table:
         return [fields[at] for _, fields in sample if len(fields) > at and fields[at]]
 
     roles = _roles(f"{path}", header, cells_of, named)
-    at = tuple(roles.columns.values())
-    cells: tuple[list[str], ...] = tuple([] for _ in at)
-    same: dict[str, str] = {}  # one string an id, however often it stands in the file
-    lines, spanning = array("q"), []
+    width, at = len(header), tuple(roles.columns.values())
+    users, items, times, places = [], [], [], array("q")
+    same: dict[Any, Any] = {}  # one string an id, however often it stands in the file
     for line, fields in chain(sample, records):
-        if len(fields) != len(header):
+        if len(fields) != width:
             if max(at) < len(fields):
-                many = "few" if len(fields) < len(header) else "many"
+                many = "few" if len(fields) < width else "many"
                 raise InputError(f"{path}, line {line}: too {many} fields; expected {form.words}.")
-            fields += [""] * (len(header) - len(fields))  # told below: what is missing
-        for place, column in zip(at, cells, strict=True):
-            column.append(fields[place])
-        for column in cells[:2]:
-            if isinstance(column[-1], str):  # and no list of JSON
-                column[-1] = same.setdefault(column[-1], column[-1])
-        if form.quoted and any("\n" in field for field in fields):
-            spanning.append((line, fields))
-        lines.append(line)
+            fields += [""] * (width - len(fields))  # told below: what is missing
+        user, item = fields[at[0]], fields[at[1]]
+        users.append(same.setdefault(user, user))
+        items.append(same.setdefault(item, item))
+        if len(at) > 2:
+            times.append(fields[at[2]])
+        places.append(line)
     if spanning:
-        _refuse_swallowed(path, spanning, at[:2], cells[:2], form.separator or "")
-    series = {k: pd.Series(x, dtype=object) for k, x in zip(roles.columns, cells, strict=True)}
-    rows = _Rows(header, series, "line", lines, form.words, form.columns is not None)
+        _refuse_swallowed(path, spanning, at[:2], (users, items), form.separator or "")
+    cells = zip(roles.columns, (users, items, times), strict=False)
+    series = {kind: pd.Series(column, dtype=object) for kind, column in cells}
+    rows = _Rows(header, series, "line", places, form.words, form.columns is not None)
     return _table(f"{path}", rows, roles)
 
 
-def _records(path: Path, text: str, form: _Form) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each record that holds any, and the line where it begins."""
+def _split(lines: IO[str], form: _Form) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line that holds any."""
     blank = f" \t\n{form.separator or ''}"
-    if not form.quoted or '"' not in text:
-        for line, content in enumerate(io.StringIO(text), 1):
-            if content.strip(blank):
-                yield line, content.rstrip("\n").split(form.separator)
-        return
-    # Strictly by RFC 4180: a stray quote must not swallow lines.
-    reader = csv.reader(io.StringIO(text), delimiter=form.separator or "", strict=True)
+    for line, content in enumerate(lines, 1):
+        if content.strip(blank):
+            yield line, content.rstrip("\n").split(form.separator)
+
+
+def _quoted(
+    path: Path, lines: IO[str], form: _Form, spanning: list[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    """The same strictly by RFC 4180, of each record the line where it begins."""
+    reader = csv.reader(lines, delimiter=form.separator or "", strict=True)
     begun = 1
     try:
         for fields in reader:
-            if any(field.strip(blank) for field in fields):
+            if any(map(str.strip, fields)):
                 yield begun, fields
+            if reader.line_num > begun:
+                spanning.append((begun, fields))
             begun = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
@@ -282,7 +292,7 @@ def _records(path: Path, text: str, form: _Form) -> Iterator[tuple[int, list[str
         ) from None
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, list[Any]]]:
+def _objects(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[Any]]]:
     """JSON lines: first the keys, then the values of each line, numbers as they are written."""
 
     def read(line: int, content: str) -> dict[str, Any]:
@@ -296,13 +306,19 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, list[Any]]]:
             raise InputError(f"{path}, line {line}: no object; expected {_JSON.words}.")
         return found
 
-    lines = ((n, read(n, x)) for n, x in enumerate(io.StringIO(text), 1) if x.strip())
-    sample = list(islice(lines, _SAMPLE))
+    objects = ((n, read(n, x)) for n, x in enumerate(lines, 1) if x.strip())
+    sample = list(islice(objects, _SAMPLE))
     keys = list(dict.fromkeys(key for _, found in sample for key in found))
     yield 1, keys
-    for line, found in chain(sample, lines):
-        values = [found.get(key) for key in keys]
-        yield line, [str(x).lower() if isinstance(x, bool) else x for x in values]
+    for line, found in chain(sample, objects):
+        yield line, [_scalar(found.get(key)) for key in keys]
+
+
+def _scalar(value: Any) -> Any:
+    """A value of JSON as text; a tuple, which is no id and no time, for a list and an object."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return (type(value).__name__,) if isinstance(value, list | dict) else value
 
 
 def _refuse_swallowed(
@@ -551,7 +567,7 @@ def _distinct(kind: str, cells: pd.Series) -> tuple[np.ndarray, list[Any]]:
         codes, values = pd.factorize(cells)
     except TypeError:
         bad = [not isinstance(value, Hashable) for value in cells]
-        raise _BadRow(bad, f"the {kind} is a list or an object") from None
+        raise _BadRow(bad, f"the {kind} is a list or an object, no id") from None
     if (codes < 0).any():
         raise _BadRow(codes < 0, f"the {kind} is missing")
     return codes, list(values)
@@ -586,7 +602,8 @@ def _id_text(value: Any) -> str:
         raise ValueError(f"{str(value)[:40]} is no whole number")
     if isinstance(value, uuid.UUID):
         return str(value)
-    raise ValueError(f"is a {type(value).__name__}, no id")
+    kind = "list or an object" if isinstance(value, tuple) else type(value).__name__
+    raise ValueError(f"is a {kind}, no id")
 
 
 def _integer(text: str) -> str:
@@ -621,6 +638,10 @@ def _times(cells: pd.Series) -> np.ndarray:
         if not np.isfinite(numbers).all():
             raise _BadRow(~np.isfinite(numbers), _NO_TIME)
         return np.unique(numbers, return_inverse=True)[1]
+    texts = cells.tolist()
+    if all(type(text) is str and 0 < len(text) < 19 for text in texts):
+        if (text := "".join(texts)).isdigit() and text.isascii():  # as mostly, and fast
+            return np.unique(cells.astype(np.int64), return_inverse=True)[1]
     codes, values = _distinct("timestamp", cells)
     keys, kinds = [], []
     for code, value in enumerate(values):

@@ -100,6 +100,7 @@ def _literal(text, suffix, header):
         objects = [
             json.loads(x, parse_int=str, parse_float=str) for x in text.split("\n") if x.strip()
         ]
+        header = list(dict.fromkeys(name for found in objects for name in found))
         records = [[found.get(name) for name in header] for found in objects]
     else:
         records = _records(text, SEPARATORS[suffix], suffix in (".csv", ".tsv"))
