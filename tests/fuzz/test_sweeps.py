@@ -13,6 +13,7 @@ import pytest
 
 from fuzz.damage import in_bytes, tried
 from gsas_lab import metrics, results, runs, sweeps
+from gsas_lab.errors import InputError
 
 FILES = ("sweep.json", "results.csv", "ranks.npz", "histories.csv")
 CELLS = [
@@ -82,7 +83,7 @@ def _json(rng, path):
 
 def _npz(rng, path):
     """An array gone, or of another kind, length or order."""
-    with np.load(path) as saved:
+    with np.load(io.BytesIO(path.read_bytes())) as saved:
         arrays = dict(saved)
     key, kind = rng.choice(sorted(arrays)), rng.randrange(4)
     if kind == 0:
@@ -123,11 +124,19 @@ def _damage(rng, folder):
 
 
 @pytest.fixture
-def whole(small_world, tmp_path):
+def whole(small_world, tmp_path, monkeypatch):
     """The folder of a sweep: a system of two seeds, Popularity, one run named NA, and one failed."""
     tiny = replace(small_world, d=4, epochs=2, max_length=6, batch_size=300, loss="gbce")
     named = {"gSASRec, seed = 1": tiny, "gSASRec, seed = 2": replace(tiny, seed=2)}
-    named |= {"NA": replace(tiny, model="popularity"), "k = 500": replace(tiny, k=500)}
+    named |= {"NA": replace(tiny, model="popularity"), "gone": replace(tiny, dataset="gone.csv")}
+    there = runs.load_data
+
+    def load_data(settings):
+        if settings.dataset == "gone.csv":
+            raise InputError("gone.csv does not exist.")
+        return there(settings)
+
+    monkeypatch.setattr(runs, "load_data", load_data)
     for settings in list(named.values())[:3]:
         runs.train(settings)
     sweeps.run(named, tmp_path / "whole", at_once=1, show=lambda _: None)
