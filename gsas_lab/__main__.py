@@ -35,6 +35,18 @@ DOCS = files.ROOT / "docs"
 
 def main(words: list[str] | None = None) -> int:
     """Exit status: 0, or 2 after one line on stderr that says what to do."""
+    try:
+        try:
+            return _main(words)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter tries again at its end
+        return 128 + signal.SIGPIPE
+
+
+def _main(words: list[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no Σ is shown "\\u03a3"
             stream.reconfigure(errors="backslashreplace")
@@ -46,6 +58,8 @@ def main(words: list[str] | None = None) -> int:
         arguments = _parser().parse_args(words)
         files.settle_folders()
         arguments.command(arguments)
+    except BrokenPipeError:
+        raise
     except (InputError, OSError) as error:
         print(f"gsas-lab: {error}", file=sys.stderr)
         return 2
@@ -134,6 +148,8 @@ def _publish(
 ) -> None:
     """The notebooks' pages with those of docs/, the exercises, and what more(folder) adds."""
     from gsas_lab import publish
+
+    files.output(folder)  # refused before anything is computed
 
     def beside(partial: Path) -> dict[str, str]:
         pages = more(partial)

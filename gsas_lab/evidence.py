@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gsas_lab import calibration, recipes, runs, theory
+from gsas_lab import calibration, files, recipes, runs, theory
 from gsas_lab.errors import InputError
 from gsas_lab.settings import BERNOULLI, DATA, Settings
 from gsas_lab.splits import Holdout
@@ -146,8 +146,12 @@ def write_evidence(dataset: str, folder: Path) -> Path:
     Small files in folder/<data set>, which is returned: summary.csv, recalibration.csv, in the
     known-truth world proof.csv and samplers.csv, elsewhere strong.csv, and evidence.json.
     """
-    folder = folder / Path(dataset).stem
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.output(folder) / Path(dataset).stem
+    with files.locked(folder):
+        return _write_evidence(dataset, folder)
+
+
+def _write_evidence(dataset: str, folder: Path) -> Path:
     summary(dataset).to_csv(folder / "summary.csv", index_label="system")
     sasrec = runs.train(recipes.systems(dataset)["SASRec"])
     recalibration(sasrec).round(8).to_csv(folder / "recalibration.csv", index_label="SASRec")
@@ -164,9 +168,10 @@ def write_evidence(dataset: str, folder: Path) -> Path:
     for name, settings in told.items():
         run = runs.train(settings)
         parts = ("settings", "environment", "protocol", "metrics")
-        record[name] = {
-            part: json.loads((run.folder / f"{part}.json").read_text()) for part in parts
-        } | {"run": run.folder.name, "history": run.history.round(6).to_dict("list")}
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    (folder / "evidence.json").write_text(text + "\n")
+        record[name] = {part: files.read_json(run.folder / f"{part}.json") for part in parts} | {
+            "run": run.folder.name,
+            "history": run.history.round(6).to_dict("list"),
+        }
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    files.write(folder / "evidence.json", text.encode())
     return folder

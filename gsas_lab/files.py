@@ -97,7 +97,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         # A link is not followed, and opening a FIFO waits for nobody.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        number = os.open(path, flags, 0o644)
+        number = os.open(path, flags, 0o666)
     except (OSError, ValueError) as error:
         if path.is_symlink() or path.is_dir():
             raise _no_lock(path) from None
@@ -141,17 +141,25 @@ def workplace(folder: Path) -> Iterator[Path]:
     and the next call deletes it: a file ".gsas-lab" says that it may. InputError for one without.
     """
     partial = folder.with_name(folder.name + ".partial")
-    try:
-        if partial.is_symlink() or (partial.exists() and not (partial / _OURS).is_file()):
-            raise InputError(f"{partial} is of no earlier call: move it away, it would be deleted.")
-        shutil.rmtree(partial, ignore_errors=True)
+    if partial.is_symlink() or (partial.exists() and not (partial / _OURS).is_file()):
+        raise InputError(f"{partial} is of no earlier call: move it away, it would be deleted.")
+    with _told(folder):
+        if partial.exists():
+            shutil.rmtree(partial)
         partial.mkdir()
         (partial / _OURS).touch()
-        yield partial
+    yield partial
+    with _told(folder):
         made = [file for file in partial.iterdir() if file.name != _OURS]
         for file in sorted(made, key=lambda file: file.name == "index.html"):
             file.replace(folder / file.name)
         shutil.rmtree(partial)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({_reason(error)}): check the disk."

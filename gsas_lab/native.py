@@ -162,7 +162,7 @@ def _sum_of(path: Path) -> Path:
 def _pool() -> dict[str, int | None]:
     """Addresses in the GNU OpenMP library that torch has loaded; empty if it has another one."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
         torchs = str(Path(torch.__file__).resolve().parent)  # torch/lib or torch.libs
         loaded = {line.split()[-1] for line in lines if "libgomp" in line}
         library = ctypes.CDLL(
@@ -180,7 +180,7 @@ def _pool() -> dict[str, int | None]:
 
 def _path() -> Path:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         processor = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         processor = platform.processor()
@@ -200,7 +200,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / "lock", "wb") as file:
+    # Neither followed nor emptied, should it be a link.
+    number = os.open(
+        folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    with open(number, "wb") as file:
         with suppress(OSError):  # some network disks have no locks: two may build then, at no harm
             fcntl.flock(file, fcntl.LOCK_EX)
         for left in [*folder.glob("build-*"), *folder.glob("tmp*")]:  # tmp*: of earlier versions

@@ -356,14 +356,14 @@ def write_page(page: Path, heading: str, body: str) -> None:
     if "Plotly.newPlot" in body:
         script = '<script src="plotly.min.js"></script>'
         if not (library := page.with_name("plotly.min.js")).exists():
-            library.write_text(get_plotlyjs(), encoding="utf-8")
-    page.write_text(
+            files.write(library, get_plotlyjs().encode())
+    text = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(heading)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n{script}\n"
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n",
-        encoding="utf-8",
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+    files.write(page, text.encode(errors="backslashreplace"))
 
 
 def _navigation(notebook: Path, siblings: Sequence[Path], place: str) -> str:

@@ -522,7 +522,8 @@ def write_report(folder: str | Path) -> Path:
         parts.append("<h2>Protocol</h2>" + _list(pd.Series(json.loads(protocol))))
     parts.append("<h2>Environment</h2>" + _list(pd.Series(results.record["environment"])))
     page = Path(folder) / "report.html"
-    publish.write_page(page, f"gsas-lab: {heading}", "".join(parts))
+    with files.locked(page.parent):
+        publish.write_page(page, f"gsas-lab: {heading}", "".join(parts))
     return page
 
 

@@ -523,7 +523,7 @@ def _why(code: int, log: Path) -> str:
         )
     if code < 0:
         return f"Worker killed by signal {-code} twice: see {log}."
-    lines = log.read_text(errors="replace").splitlines() or ["no word"]
+    lines = log.read_text("utf-8", "replace").splitlines() or ["no word"]
     return f"Failed twice ({lines[-1]}): see {log}."
 
 

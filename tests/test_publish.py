@@ -10,8 +10,9 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from gsas_lab import publish
-from gsas_lab.errors import InputError
+from gsas_lab import files, publish, results
+from gsas_lab.__main__ import main
+from gsas_lab.errors import Busy, InputError
 
 
 @pytest.fixture
@@ -207,6 +208,67 @@ def test_other_files_in_the_folder_stay(tmp_path):
     assert {file.name for file in folder.iterdir()} == {
         "mine.txt", "00_made.ipynb", "00_made.html", "index.html",
     }  # fmt: skip
+
+
+def test_two_commands_on_one_output_folder_keep_apart(tmp_path):
+    """The second is told; the first ends with its own pages."""
+    folder, notebook = tmp_path / "run", _notebook(tmp_path, "print(k)")
+
+    def meanwhile():
+        with pytest.raises(Busy, match=f"run is being worked on by process {os.getpid()}"):
+            publish.execute_all([notebook], folder, {"k": 2})
+        with pytest.raises(Busy), files.locked(folder):  # as a sweep, or a report
+            pass
+
+    index = publish.execute_all([notebook], folder, {"k": 1}, meanwhile)
+    assert "k = 1" in (folder / "00_made.ipynb").read_text(encoding="utf-8")
+    assert {file.name for file in tmp_path.iterdir()} == {"run", notebook.name}
+    assert index.exists() and not (folder / "lock").exists()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work", encoding="utf-8")
+
+
+def _link(path: Path) -> None:
+    _folder(path.with_name("mine"))
+    (path.with_name("mine") / ".gsas-lab").touch()
+    path.symlink_to("mine")
+
+
+@pytest.mark.parametrize("place", [_folder, _link, Path.touch])
+def test_a_users_own_partial_folder_is_left_alone(tmp_path, place):
+    place(tmp_path / "run.partial")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="run.partial is of no earlier call: move it away"):
+        publish.execute_all([_notebook(tmp_path)], tmp_path / "run", {})
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "00_made.ipynb"])
+
+
+def test_what_a_killed_call_left_is_made_anew(tmp_path):
+    notebook = _notebook(tmp_path, "1 / 0")
+    with pytest.raises(InputError):
+        publish.execute_all([notebook], tmp_path / "run", {})
+    (tmp_path / "run.partial" / "old.html").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text("1234 on a machine that lost its power")
+    publish.execute_all([_notebook(tmp_path, "1")], tmp_path / "run", {})
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {
+        "00_made.ipynb", "00_made.html", "index.html",
+    }  # fmt: skip
+    assert not (tmp_path / "run.partial").exists()
+
+
+@pytest.mark.parametrize("command", ["site", "notebooks", "evidence", "sweep"])
+@pytest.mark.parametrize("output", ["/", "~", str(files.ROOT), "", "file", "docs"])
+def test_an_output_that_is_no_place_for_results_is_a_sentence(command, output, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    output = {"file": str(tmp_path / "file"), "docs": str(files.ROOT / "docs")}.get(output, output)
+    grid = [str(results.SWEEPS / "table3.toml")] if command == "sweep" else []
+    assert main([command, *grid, "--output", output]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.search("no folder for results|is a file|names no file", told)
 
 
 def test_notebooks_run_headless_in_their_own_folder(tmp_path, monkeypatch):

@@ -228,6 +228,33 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused_and_untouched(tmp_path, pl
     assert victim.read_text() == "years of work"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_permissions_that_the_user_gives_to_new_ones(tmp_path, umask, mode):
+    """A group that shares a folder can go on in it; what is private stays so."""
+    before = os.umask(umask)
+    try:
+        with files.locked(tmp_path / "run"):
+            files.write(tmp_path / "run" / "a.json", b"{}")
+            files.write_checkpoint(tmp_path / "run" / "a.pt", {"identity": "x"})
+            found = {
+                path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()
+            }
+        assert found == {"lock": mode, "a.json": mode, "a.pt": mode}
+        assert (tmp_path / "run").stat().st_mode & 0o777 == 0o777 & ~umask
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_made_for_a_lock_alone_goes_again(tmp_path):
+    with pytest.raises(KeyError), files.locked(tmp_path / "run"):
+        raise KeyError
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with files.locked(tmp_path / "mine"):
+        pass
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_a_partial_file_that_is_a_link_is_not_written_through(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "a.json.partial").symlink_to(tmp_path / "thesis.txt")
