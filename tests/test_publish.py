@@ -212,17 +212,19 @@ def test_other_files_in_the_folder_stay(tmp_path):
 
 def test_two_commands_on_one_output_folder_keep_apart(tmp_path):
     """The second is told; the first ends with its own pages."""
-    folder, notebook = tmp_path / "run", _notebook(tmp_path, "print(k)")
+    folder, notebook = tmp_path / "run", _notebook(tmp_path, "'the first'")
+    (tmp_path / "other").mkdir()
+    other = _notebook(tmp_path / "other", "'the second'")
 
     def meanwhile():
         with pytest.raises(Busy, match=f"run is being worked on by process {os.getpid()}"):
-            publish.execute_all([notebook], folder, {"k": 2})
+            publish.execute_all([other], folder, {})
         with pytest.raises(Busy), files.locked(folder):  # as a sweep, or a report
             pass
 
-    index = publish.execute_all([notebook], folder, {"k": 1}, meanwhile)
-    assert "k = 1" in (folder / "00_made.ipynb").read_text(encoding="utf-8")
-    assert {file.name for file in tmp_path.iterdir()} == {"run", notebook.name}
+    index = publish.execute_all([notebook], folder, {}, meanwhile)
+    assert "the first" in (folder / "00_made.ipynb").read_text(encoding="utf-8")
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "other", notebook.name}
     assert index.exists() and not (folder / "lock").exists()
 
 
