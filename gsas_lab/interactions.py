@@ -350,6 +350,8 @@ def _sha256(data: bytes) -> str:
 def _read(path: Path) -> bytes:
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder: give the file with the interactions inside it.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} is a device or a pipe, no file: write its content to one.")
     try:
         return path.read_bytes()
     except FileNotFoundError:

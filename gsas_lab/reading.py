@@ -167,11 +167,11 @@ def _unpacked(path: Path, data: bytes) -> tuple[str, bytes]:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 name = _only_member(path, archive)
                 with archive.open(name) as file:
-                    content = file.read(most + 1)
+                    content = _up_to(most, file)
         else:
             name = path.stem
             with _PACKED[packing](io.BytesIO(data)) as file:
-                content = file.read(most + 1)
+                content = _up_to(most, file)
     except InputError:
         raise
     except ImportError:
@@ -187,9 +187,17 @@ def _unpacked(path: Path, data: bytes) -> tuple[str, bytes]:
     return name, content
 
 
+def _up_to(most: int, file: IO[bytes]) -> bytes:
+    """What the file holds, or a little more than `most` bytes of it."""
+    content = bytearray()
+    while len(content) <= most and (piece := file.read(1 << 20)):
+        content += piece
+    return bytes(content)
+
+
 def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     names = [name for name in archive.namelist() if not name.endswith("/")]
-    names = [name for name in names if not re.search(r"(^|/)(__MACOSX/|\.)", name)]
+    names = [name for name in names if not re.search(r"(^|/)(__MACOSX/|\.[^/])", name)]
     if len(names) != 1:
         raise InputError(
             f"{path} holds {len(names)} files ({', '.join(names[:4])}): unpack it and give one."
@@ -389,18 +397,19 @@ _DONE = (
 # username or a session_id stands beside it.
 _USUAL: dict[str, tuple[set[str], set[str]]] = {
     "user": (
-        {"user", "users", "userid", "useridx", "userindex", "uid", *(x + "id" for x in _USERS)},
+        {"user", "users", "userid", "useridx", "userindex", "uid", "authorsteamid"}
+        | {x + "id" for x in _USERS},
         {"username", "userhash", "session", "sessionid", "msno", *_USERS},
     ),
     "item": (
         {"item", "items", "itemid", "itemidx", "itemindex", "iid", "asin", "parentasin", "isbn"}
         | {x + "id" for x in _ITEMS},
-        {"trackuri", "stockcode", *_ITEMS},
+        {"trackuri", "stockcode", "aid", *_ITEMS},
     ),
     "time": (
-        {"time", "timestamp", "timestamps", "ts", "datetime", "unixtime", "unixtimestamp", "epoch"}
+        {"time", "timestamp", "timestamps", "ts", "dt", "datetime", "unixtime", "unixtimestamp", "epoch"}
         | {"timestampms", "timestampus", "timestampns", "timems", "timeunix", "timeutc"}
-        | {"unixreviewtime", "datetimeutc", "epochtime"}
+        | {"unixreviewtime", "timestampcreated", "lastwatchdt", "datetimeutc", "epochtime"}
         | {x + "time" for x in _EVENTS[:-5]}  # not of how long somebody watched
         | {x + end for x in _EVENTS for end in ("timestamp", "ts", "datetime")},
         {"date", "day", "tdat", "utc", "created", "createtime", "creationtime", "createdate"}
@@ -409,13 +418,15 @@ _USUAL: dict[str, tuple[set[str], set[str]]] = {
     ),
 }  # fmt: skip
 _ACCEPTED = {kind: first | second for kind, (first, second) in _USUAL.items()}
-_WHEN = set("time times timestamp timestamps ts date dates datetime epoch unix utc when created "
+_WHEN = set("time times timestamp timestamps ts date dates datetime dt epoch unix utc when created "
             "updated modified".split())  # fmt: skip
-# Parts of names that hold how long, or what is of a user or an item itself, or no time at all.
-_NOT_WHEN = set(
-    "id ids zone timezone watch play playing spent dwell listen duration elapsed total average avg "
-    "mean length loading hours minutes seconds count number num of per used run full part week "
-    "birth born birthday release released publication published code phone price amount".split()
+_NOT_WHEN = set(  # how long or how often, or no time at all
+    "zone timezone watch play playing spent dwell listen duration elapsed total average avg mean "
+    "length loading hours minutes seconds count num of per used run full part week".split()
+)
+_NUMBERS = set("id ids code phone number price amount count total size bytes".split())
+_OF_ITSELF = set(  # of a user or an item, and not of what one did with the other
+    "birth born birthday birthdate release released publication published premiere".split()
 )
 
 
@@ -491,19 +502,23 @@ def _looks_like_time(name: str, cells: list[Any]) -> bool:
     """By its name, such as "whenUpdated", or by its cells: dates, seconds since 1970 and so on."""
     parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.split(":")[0]).lower()
     words = set(re.split(r"[\W_\d]+", parts))
-    if words & _NOT_WHEN or not cells:
+    if words & _OF_ITSELF or not cells:
         return False
-    if words & _WHEN or all(isinstance(cell, date | np.datetime64) for cell in cells):
+    if words & _WHEN and not words & (_NOT_WHEN | _NUMBERS):
+        return True
+    if all(isinstance(cell, date | np.datetime64) for cell in cells):
         return True
     texts = pd.Series([str(cell).strip()[:60] for cell in cells], dtype=object)
     numbers = pd.to_numeric(texts, errors="coerce")
     if numbers.notna().all():
+        if words & _NUMBERS or re.search("(?i)id$|isbn", name):
+            return False
         if any(numbers.between(6.3e8 * unit, 2.6e9 * unit).all() for unit in (1, 1e3, 1e6, 1e9)):
             return True  # 1990 to 2052
         if not numbers.between(19900101, 20521231).all():
             return False
         return bool(pd.to_datetime(texts, format="%Y%m%d", errors="coerce").notna().all())
-    if not texts.str.contains(r"\d.*\D.*\d").all() or texts.str.len().min() < 8:
+    if not texts.str.fullmatch(r"(?:19|20)\d\d[-/]\d\d?|(?=.*\d.*\D.*\d).{8,}").all():
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -567,7 +582,7 @@ def _distinct(kind: str, cells: pd.Series) -> tuple[np.ndarray, list[Any]]:
         codes, values = pd.factorize(cells)
     except TypeError:
         bad = [not isinstance(value, Hashable) for value in cells]
-        raise _BadRow(bad, f"the {kind} is a list or an object, no id") from None
+        raise _BadRow(bad, f"the {kind} is a list or an object") from None
     if (codes < 0).any():
         raise _BadRow(codes < 0, f"the {kind} is missing")
     return codes, list(values)
@@ -588,7 +603,7 @@ def _id_text(value: Any) -> str:
             raise ValueError(f"has {len(text):,} characters, more than the {LONGEST_ID:,} of an id")
         if "\n" in text or "\r" in text:
             raise ValueError(f"{text[:40]!r} spans lines")
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError("is no text in UTF-8")
         return text
     if isinstance(value, bool | np.bool_):
@@ -622,8 +637,8 @@ def _integer(text: str) -> str:
 _NO_TIME = "the timestamp is neither a number nor a date as in ISO 8601"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _ISO = re.compile(
-    r"([0-9]{4})([-/])([0-9]{1,2})\2([0-9]{1,2})"
-    r"(?:(?:T| +)([0-9]{1,2}:[0-9]{2})(?:(:[0-9]{2})(?:[.,]([0-9]+))?)?)?"
+    r"([0-9]{4})(?:([-/])([0-9]{1,2})(?:\2([0-9]{1,2}))?|([0-9]{2})([0-9]{2})(?=T))"
+    r"(?:(?:T| +)([0-9]{1,2})(?::?([0-9]{2})(?::?([0-9]{2})(?:[.,]([0-9]+))?)?)?)?"
     r" *(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 )
 
@@ -674,10 +689,11 @@ def _moment(text: str) -> tuple[Any, str]:
         return (int(text) if text.isdigit() else Decimal(text)), "a number"
     if not (found := _ISO.fullmatch(text)):
         raise ValueError(text)
-    year, _, month, day, clock, second, fraction, zone = found.groups()
+    year, _, month, day, month_2, day_2, hour, minute, second, fraction, zone = found.groups()
     zone = "+00:00" if zone in ("Z", "z", "UTC") else zone or ""
-    clock = f"{clock or '00:00':0>5}{second or ':00'}"
-    moment = datetime.fromisoformat(f"{year}-{month:0>2}-{day:0>2}T{clock}{zone}")
+    day = f"{month or month_2:0>2}-{day or day_2 or '1':0>2}"
+    clock = f"{hour or '0':0>2}:{minute or '00'}:{second or '00'}"
+    moment = datetime.fromisoformat(f"{year}-{day}T{clock}{zone}")
     since = moment - datetime(1, 1, 1, tzinfo=UTC if zone else None)
     # Seconds, and the digits behind the point: these compare as text.
     return (since // timedelta(seconds=1), (fraction or "").rstrip("0")), (

@@ -639,6 +639,8 @@ TOOLS = {  # headers as these tools and data sets write them
     "Amazon 2023": "user_id,parent_asin,rating,timestamp",
     "H&M": "customer_id,article_id,price,t_dat",
     "Steam": "username,product_id,hours,date",
+    "Steam 2021": "author.steamid,app_id,language,timestamp_created",
+    "KION": "user_id,item_id,watched_pct,last_watch_dt",
     "RetailRocket": "visitorid,itemid,event,timestamp",
     "Yelp": "user_id,business_id,stars,date",
     "a log": "User ID,trackId,plays,event_time",
@@ -668,7 +670,7 @@ def test_recboles_and_json_lines_names_are_known(tmp_path):
 
 
 LOOKS = ["when,2019-05-01", "touched,1556668800", "stamp,1556668800123", "seen,05/01/2019 10:30",
-         "moment,May 1 2019", "dt,20190501", "lastUpdated,a", "event_time_utc_2,7"]  # fmt: skip
+         "moment,May 1 2019", "cal,20190501", "lastUpdated,a", "event_time_utc_2,7"]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LOOKS)
