@@ -29,8 +29,13 @@ run site: export GSAS_LAB_DATASET = $(value DATASET)
 run: $(READY)
 	@$(BIN)/python -m gsas_lab notebooks --dataset="$$GSAS_LAB_DATASET" $(WITH:%=-p %)
 
+# Kernels start in the notebooks' folder, where a relative folder would be another one.
 lab: $(READY)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	@for name in RUNS DATA CACHE; do \
+		eval "folder=\$$GSAS_LAB_$$name"; \
+		case "$$folder" in ""|/*|"~"*) ;; *) export "GSAS_LAB_$$name=$$PWD/$$folder";; esac; \
+	done; \
+	exec $(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 site: $(READY)

@@ -178,6 +178,21 @@ def settings(recipe: str, profile: str, given: dict[str, Any]) -> Settings:
     return replace(PROFILES[profile](system, system.dataset), **given)
 
 
+def chosen(recipe: str, profile: str, given: Mapping[str, Any]) -> Settings:
+    """`settings`, scaled to the data where nothing is given (see `scaled`): one system of a notebook.
+
+    InputError for a setting that the system does not read, such as t of BCE.
+    """
+    system = scaled(settings(recipe, profile, dict(given)), given)
+    for name in given:
+        if name in system.unread:
+            raise InputError(
+                f"{name} = {given[name]} makes no difference to {system.name} (model "
+                f"'{system.model}', loss '{system.loss}'): leave it out, or choose another of these."
+            )
+    return system
+
+
 def profile_of(settings: Settings) -> str:
     """The budget that settings have: the first of PROFILES that would change nothing, or "own".
 

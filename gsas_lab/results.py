@@ -435,6 +435,9 @@ def of_paper(name: str, dataset: str, profile: str | None = None, **over: Any) -
         return load(committed)
     budget = profile or "small"
     named = sweeps.read(SWEEPS / f"{name}.toml", dataset=dataset, profile=budget, **over)
+    for setting in over:
+        if all(setting in system.unread for system in named.values()):
+            raise InputError(f"{setting} makes no difference to any run of {name}: leave it out.")
     named = _that_fit(named, runs.load_data(Settings(dataset=dataset, **of_data)).split.n_items)
     if profile is None and (seconds := _seconds(named)) > CHEAP:
         values = "".join(f" -p {shlex.quote(f'{n}={v}')}" for n, v in over.items())

@@ -296,6 +296,25 @@ def test_the_data_set_reaches_the_command_as_it_was_typed(tmp_path, dataset):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("my runs", "{here}/my runs"), ("/elsewhere", "/elsewhere"), ("~/runs", "~/runs"), ("", "")],
+)
+def test_the_lab_keeps_its_runs_where_make_was_called(tmp_path, monkeypatch, given, found):
+    """Its kernels start in the notebooks' folder."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "ready").touch()
+    jupyter = tmp_path / ".venv" / "bin" / "jupyter"
+    jupyter.write_text('#!/bin/sh\necho "$GSAS_LAB_RUNS" "$GSAS_LAB_CACHE" "$1"\n')
+    jupyter.chmod(0o755)
+    monkeypatch.setenv("GSAS_LAB_RUNS", given)
+    monkeypatch.setenv("GSAS_LAB_CACHE", "../$HOME")
+    done = _make("lab", folder=tmp_path)
+    assert done.stdout.strip() == f"{found.format(here=tmp_path)} {tmp_path}/../$HOME lab".strip()
+
+
 def test_an_old_python_gets_one_sentence_and_no_environment(tmp_path):
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     for name in ("pyproject.toml", "constraints.txt"):

@@ -222,3 +222,37 @@ def test_the_user_who_is_shown_exists():
     assert evidence.shown_row(data, None) == 0 and evidence.shown_row(data, 6) == 1
     with pytest.raises(InputError):
         evidence.shown_row(data, 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"loss": "bce", "t": 0.5}, "t = 0.5 makes no difference to SASRec, BCE, k = "),
+        ({"loss": "bce", "t": 0.75}, "t = 0.75 makes no difference"),
+        ({"loss": "softmax", "k": 4}, "k = 4 makes no difference to SASRec, softmax"),
+        ({"loss": "softmax", "sampler": "whole-catalogue"}, "sampler = whole-catalogue makes no"),
+        ({"loss": "sampled_softmax", "t": 1.0}, "t = 1.0 makes no difference"),
+        ({"masked": 0.5}, "masked = 0.5 makes no difference to gSASRec"),
+        ({"model": "popularity", "epochs": 3}, "epochs = 3 makes no difference to Popularity"),
+    ],
+)
+def test_a_parameter_that_the_one_system_does_not_read_is_refused(tiny, given, told):
+    with pytest.raises(InputError, match=told):
+        recipes.chosen("gsasrec", "quick", {"dataset": tiny.path, **given})
+
+
+def test_what_notebook_03_leaves_open_is_the_recipes_own_whatever_the_loss(tiny):
+    path = next(path for path in NOTEBOOKS if path.stem.startswith("03"))
+    cell = next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+    for loss in ("gbce", "bce", "softmax", "sampled_softmax", "expected_gbce"):
+        names: dict = {}
+        exec(cell.source, names)
+        seen = _cells(cell.source, "# Parameters\n", **names | {"loss": loss, "dataset": tiny.path})
+        seen["_ih"][-1] += f"loss = {loss!r}\ndataset = {tiny.path!r}"
+        system = recipes.chosen("gsasrec", "quick", parameters(seen))
+        assert (system.loss, system.t, system.sampler) == (loss, 0.75, "positive-excluded")
+
+
+def test_a_parameter_that_no_run_of_a_figure_reads_is_refused(tiny):
+    with pytest.raises(InputError, match="masked makes no difference to any run of figure3"):
+        results.of_paper("figure3", tiny.path, masked=0.5)
