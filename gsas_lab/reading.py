@@ -412,21 +412,26 @@ _USUAL: dict[str, tuple[set[str], set[str]]] = {
         | {"unixreviewtime", "timestampcreated", "lastwatchdt", "datetimeutc", "epochtime"}
         | {x + "time" for x in _EVENTS[:-5]}  # not of how long somebody watched
         | {x + end for x in _EVENTS for end in ("timestamp", "ts", "datetime")},
-        {"date", "day", "tdat", "utc", "created", "createtime", "creationtime", "createdate"}
+        {"date", "tdat", "utc", "created", "createtime", "creationtime", "createdate"}
         | {"creationdate", "createddate", "dateadded", "invoicedate", "dateutc"}
         | {x + "date" for x in _EVENTS} | {x + "at" for x in _DONE},
     ),
 }  # fmt: skip
 _ACCEPTED = {kind: first | second for kind, (first, second) in _USUAL.items()}
-_WHEN = set("time times timestamp timestamps ts date dates datetime dt epoch unix utc when created "
-            "updated modified".split())  # fmt: skip
-_NOT_WHEN = set(  # how long or how often, or no time at all
-    "zone timezone watch play playing spent dwell listen duration elapsed total average avg mean "
-    "length loading hours minutes seconds count num of per used run full part week".split()
+_WHEN = set(
+    "time times timestamp timestamps ts date dates datetime dt epoch unix utc when day".split()
 )
-_NUMBERS = set("id ids code phone number price amount count total size bytes".split())
+_NOT_WHEN = set(  # how long or how often, or no time at all
+    "zone timezone offset watch play playing spent dwell listen duration elapsed total average avg "
+    "mean length loading hours minutes seconds count num number of per used run full part week".split()
+)
 _OF_ITSELF = set(  # of a user or an item, and not of what one did with the other
     "birth born birthday birthdate release released publication published premiere".split()
+)
+_NUMBERS = set("id ids code phone number price amount count total size bytes isbn".split())
+_WRITTEN_OUT = (  # dates that pandas may not read
+    r"(?i).*\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b.*\b(?:19|20)\d\d\b.*"
+    r"|(?:19|20)\d\d(?:\D{1,2}\d{1,2}){1,2}\D?"
 )
 
 
@@ -504,21 +509,23 @@ def _looks_like_time(name: str, cells: list[Any]) -> bool:
     words = set(re.split(r"[\W_\d]+", parts))
     if words & _OF_ITSELF or not cells:
         return False
-    if words & _WHEN and not words & (_NOT_WHEN | _NUMBERS):
+    if words & _WHEN and not words & _NOT_WHEN:
         return True
     if all(isinstance(cell, date | np.datetime64) for cell in cells):
         return True
     texts = pd.Series([str(cell).strip()[:60] for cell in cells], dtype=object)
     numbers = pd.to_numeric(texts, errors="coerce")
     if numbers.notna().all():
-        if words & _NUMBERS or re.search("(?i)id$|isbn", name):
+        if (words & _NUMBERS or _plain(name).endswith("id")) and not words & _WHEN:
             return False
         if any(numbers.between(6.3e8 * unit, 2.6e9 * unit).all() for unit in (1, 1e3, 1e6, 1e9)):
             return True  # 1990 to 2052
         if not numbers.between(19900101, 20521231).all():
             return False
         return bool(pd.to_datetime(texts, format="%Y%m%d", errors="coerce").notna().all())
-    if not texts.str.fullmatch(r"(?:19|20)\d\d[-/]\d\d?|(?=.*\d.*\D.*\d).{8,}").all():
+    if texts.str.fullmatch(_WRITTEN_OUT).all():
+        return True
+    if not texts.str.fullmatch(r"(?=.*\d.*\D.*\d).{8,}").all():
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -670,7 +670,10 @@ def test_recboles_and_json_lines_names_are_known(tmp_path):
 
 
 LOOKS = ["when,2019-05-01", "touched,1556668800", "stamp,1556668800123", "seen,05/01/2019 10:30",
-         "moment,May 1 2019", "cal,20190501", "lastUpdated,a", "event_time_utc_2,7"]  # fmt: skip
+         "moment,May 1 2019", "cal,20190501", "lastUpdated,2019-05-01T10:00:00Z", "time_step,3",
+         "event_time_utc_2,7", "watched,2021-05-11", "month,2021-05", "order_id,2021-05-11 10:00",
+         "start,12:30:05", "posted,Posted November 5 2011.", "tag,2019年5月1日", "date_id,20190501",
+         "day,Monday"]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LOOKS)
@@ -686,7 +689,7 @@ def test_a_column_that_looks_like_a_time_is_never_dropped_in_silence(tmp_path, c
     "case",
     ["rating,5", "title,Heat (1995)", "year,1995", "price,19.99", "birth_date,1990-01-01", "play_time,3",
      "phone,1556668800", "release_date,1995-01-01", "order_id,1556668800", "asin2,B000123456",
-     "version,1.2.3", "text,2019 was good", "empty,"],
+     "version,1.2.3", "text,2019 was good", "empty,", "created_by,ann", "weekday,Monday", "utc_offset,3"],
 )  # fmt: skip
 def test_other_columns_are_not_taken_for_times(tmp_path, case):
     name, value = case.split(",")
@@ -954,10 +957,10 @@ def test_a_damaged_archive_of_a_download_is_one_sentence(project, monkeypatch):
 
 
 def test_describe_says_the_order_what_is_taken_again_and_what_is_not_used(tmp_path):
-    content = "user,item,weight,day\n1,1,9,2019-01-01\n1,1,9,2019-01-02\n2,1,9,2019-01-01\n2,2,9,2019-01-02\n"
+    content = "user,item,weight,date\n1,1,9,2019-01-01\n1,1,9,2019-01-02\n2,1,9,2019-01-01\n2,2,9,2019-01-02\n"
     row = describe(load(written(tmp_path, "a.csv", content))).loc["a.csv"]
     assert row["interactions taken again"] == 1 / 4 and row["test targets seen before"] == 1 / 2
-    assert row["columns not used"] == "weight" and "by the column 'day'" in row["order"]
+    assert row["columns not used"] == "weight" and "by the column 'date'" in row["order"]
 
 
 def test_the_command_line_names_columns(tmp_path, capsys):
