@@ -1,6 +1,6 @@
 """Files and downloads -> interactions: who consumed what, in which order.
 
-    load("known-truth" | "ml-1m" | "beauty" | "video-games" | a path) -> Interactions
+    load("known-truth" | "ml-1m" | "beauty" | "video-games" | a path | a DataFrame) -> Interactions
 
 `reading.py` knows the forms of files and reads each exactly. Users and items are renumbered in the
 order of their ids (by number where all are integers, else as text), so that MovieLens-1M's item i
@@ -228,7 +228,9 @@ def describe(interactions: Interactions) -> pd.DataFrame:
         "interactions taken again": again.mean(),
         "test targets seen before": again[interactions.offsets[1:] - 1].mean(),
         "order": interactions.tie_rule,
-        "columns not used": ", ".join(interactions.unused) or "none",
+        "columns not used": ", ".join(interactions.unused[:8])
+        + (" …" if len(interactions.unused) > 8 else "")
+        or "none",
     }
     return pd.DataFrame(row, index=[interactions.name])
 

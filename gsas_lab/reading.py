@@ -455,6 +455,10 @@ def _roles(
     time though one looks like it, by its name or by what its cells hold.
     """
     columns: dict[str, int] = {}
+    if long := [name for name in header if len(name) > LONGEST_ID]:
+        raise InputError(
+            f"{where}: the name of a column has {len(long[0]):,} characters: is there a header?"
+        )
     for kind, name in named._asdict().items():
         if name is None or (kind == "time" and name == FILE_ORDER and name not in header):
             continue
@@ -484,7 +488,7 @@ def _roles(
     others = [at for at in range(len(header)) if at not in columns.values()]
     if "time" in columns:
         name = header[columns["time"]]
-        order = f"by the column '{name}'; equal times keep the order of the file (stable sort)"
+        order = f"by the column {name!r}; equal times keep the order of the file (stable sort)"
     elif named.time is not None:
         order = "order of the file, as asked by time='none'"
     else:
@@ -496,7 +500,8 @@ def _roles(
                     f"{where}: column '{name}' looks like a time, but is not of a usual name: say "
                     f"time='{name}', or time='none' for the order of the file."
                 )
-    return _Roles(columns, order, tuple(header[at] for at in others if header[at].strip()))
+    unused = [header[at] for at in others if header[at].strip()]
+    return _Roles(columns, order, tuple(x if x.isprintable() else ascii(x)[1:-1] for x in unused))
 
 
 def _list(names: Sequence[str]) -> str:

@@ -100,7 +100,8 @@ class Protocol:
             f"for {self.few_rivals:,} users fewer than {max(self.cutoffs)} other items compete, so "
             f"their Recall@{max(self.cutoffs)} is 1 whatever is recommended; "
         )
-        unused = f"; columns not used: {', '.join(self.unused)}"
+        unused = f"; columns not used: {', '.join(self.unused[:8])}"
+        unused += " …" if len(self.unused) > 8 else ""
         return (
             f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
             f"{self.items:,} items, {self.interactions:,} interactions, "

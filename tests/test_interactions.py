@@ -969,3 +969,13 @@ def test_the_command_line_names_columns(tmp_path, capsys):
     assert "say which by user='…'" in capsys.readouterr().err
     assert main(["describe", str(path), "--user=who", "--item=what", "--time=step"]) == 0
     assert "by the column 'step'" in capsys.readouterr().out
+
+
+def test_odd_headers_are_told_shortly(tmp_path):
+    names = "".join(f",c{at}" for at in range(5000))
+    path = written(tmp_path, "a.csv", f"user,item,\x1b[1mx{names}\n1,2,3{',4' * 5000}\n")
+    told = describe(load(path)).loc["a.csv"]["columns not used"]
+    assert told.startswith(r"\x1b[1mx, c0, ") and len(told) < 100
+    path = written(tmp_path, "a.csv", f"user,item,{'x' * 10**6}\n1,2,3\n")
+    with pytest.raises(InputError, match="the name of a column has 1,000,000 characters"):
+        load(path)
