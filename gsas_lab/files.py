@@ -120,7 +120,11 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is being worked on by process {file.read(200) or 'unknown'}: wait until "
                 "it ends, or stop it; the same call then goes on."
             ) from None
-        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        try:
+            ours = os.path.samestat(os.fstat(number), path.stat())
+        except FileNotFoundError:
+            ours = False
+        if not ours:
             raise Busy(f"{folder} was just left by another process: start again.")
         file.truncate(0)
         print(f"{os.getpid()} on {platform.node()}", end="", file=file, flush=True)

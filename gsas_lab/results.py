@@ -282,7 +282,7 @@ def load(folder: str | Path) -> Results:
 
 _OPTIONAL = ("run", "commit", "date", "trained on", "error")  # texts that a row may lack
 _WORDS = ("name", "state", "profile", *_OPTIONAL)
-_OF_ROWS = "name run state profile error model loss sampler k t seed".split()
+_OF_ROWS = "name run state profile error dataset model loss sampler k t seed".split()
 _OF_RUNS = [c for c in _COLUMNS if c not in _OF_ROWS]  # which finished runs have
 
 
@@ -320,7 +320,9 @@ def _read_table(folder: Path, asked: dict[str, Any]) -> pd.DataFrame:
     for name in {*_OPTIONAL} & {*header}:
         columns[name] = [text or np.nan for text in columns[name]]
     for place, run in enumerate(asked.values()):
-        for name in header & run["settings"].keys() - {*OF_DATA}:
+        if run["settings"].keys() != header & kinds.keys():
+            raise ValueError("results.csv and sweep.json have other settings")
+        for name in run["settings"].keys() - {*OF_DATA}:  # files may have other names elsewhere
             if columns[name][place] != getattr(Settings(**run["settings"]), name):
                 raise ValueError(f"results.csv and sweep.json differ in {name}")
     table = pd.DataFrame(columns, index=pd.Index(columns.pop("name"), dtype=object, name="name"))

@@ -2,6 +2,9 @@
 
 import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -226,6 +229,28 @@ def test_two_commands_on_one_output_folder_keep_apart(tmp_path):
     assert "the first" in (folder / "00_made.ipynb").read_text(encoding="utf-8")
     assert {file.name for file in tmp_path.iterdir()} == {"run", "other", notebook.name}
     assert index.exists() and not (folder / "lock").exists()
+
+
+def test_publishers_in_a_hurry_neither_crash_nor_mix(tmp_path):
+    folder = tmp_path / "run"
+
+    def publish_often(own: int) -> int:
+        done = 0
+        for _ in range(60):
+            with suppress(Busy), files.locked(folder):
+                with files.workplace(folder) as partial:
+                    for name in ("index.html", "page.html"):
+                        (partial / name).write_text(str(own))
+                    time.sleep(0.001)
+                assert {file.name: file.read_text() for file in folder.glob("*.html")} == {
+                    "index.html": str(own), "page.html": str(own),
+                }  # fmt: skip
+                done += 1
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(publish_often, range(4))) >= 60
+    assert {file.name for file in tmp_path.rglob("*")} == {"run", "index.html", "page.html"}
 
 
 def _folder(path: Path) -> None:
