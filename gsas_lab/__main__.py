@@ -41,9 +41,12 @@ def main(words: list[str] | None = None) -> int:
         finally:
             if sys.stdout:
                 sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough, as `head` does
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter tries again at its end
-        return 128 + signal.SIGPIPE
+        if isinstance(error, BrokenPipeError):  # who reads has seen enough, as `head` does
+            return 128 + signal.SIGPIPE
+        print(f"gsas-lab: the output could not be written ({error.strerror}).", file=sys.stderr)
+        return 2
 
 
 def _main(words: list[str] | None) -> int:
@@ -159,7 +162,7 @@ def _publish(
             )
         for file in [*NOTEBOOKS.glob("[es]*/*.ipynb"), *DOCS.glob("*.png")]:
             name = f"{file.parent.name}_{file.name}" if file.suffix == ".ipynb" else file.name
-            shutil.copy(file, partial / name)
+            shutil.copyfile(file, partial / name)
         return pages
 
     chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))

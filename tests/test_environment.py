@@ -249,6 +249,17 @@ def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(words, co
     assert (done.returncode, done.stderr) == (code, "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
+def test_a_full_disk_under_the_output_is_one_sentence(tmp_path):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gsas_lab", "runs"], stdout=full, stderr=subprocess.PIPE,
+            cwd=ROOT, env=os.environ | {"GSAS_LAB_RUNS": str(tmp_path)}, text=True, check=False,
+        )  # fmt: skip
+    told = "gsas-lab: the output could not be written (No space left on device).\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 @pytest.mark.parametrize(
     "path", [*ROOT.glob("gsas_lab/*.py"), *ROOT.glob("benchmarks/*.py")], ids=lambda path: path.name
 )
