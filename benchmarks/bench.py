@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +34,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import reference  # noqa: E402  (the tests' literal form is the baseline)
 
-from gsas_lab import batches, fused, native, recipes, runs, samplers, training  # noqa: E402
+from gsas_lab import batches, experiment, fused, native, recipes, runs, training  # noqa: E402
 from gsas_lab.encoders import SASRec  # noqa: E402
+from gsas_lab.losses import GBCE  # noqa: E402
+from gsas_lab.samplers import PositiveExcluded, WholeCatalogue  # noqa: E402
 
 BETA = 0.3
 ITEMS = {"ML-1M": 3_416, "Beauty": 54_542, "Gowalla": 1_271_638}
@@ -49,13 +51,28 @@ class Case(NamedTuple):
     flops: float = 0  # floating-point operations that one run needs at least
 
 
+@dataclass(frozen=True)
+class Routed(GBCE):
+    """gBCE by a route that is forced."""
+
+    route: str = "auto"
+
+    def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None):
+        return fused.gbce(hidden, table, positives, negatives, self.beta, bias, self.route, sets)
+
+
 def tensors(k: int, n_items: int, d: int, device: str) -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     hidden = torch.randn(POSITIONS[n_items], d, generator=g).div_(4)
     table = torch.randn(n_items + 1, d, generator=g).div_(4)
     positives = torch.randint(1, n_items + 1, (len(hidden),), generator=g)
-    negatives = samplers.positive_excluded(positives, k, n_items, g)
+    negatives, _ = PositiveExcluded(k, n_items).draw(asked(positives), g)
     return [x.to(device) for x in (hidden, table, positives, negatives)]
+
+
+def asked(positives: torch.Tensor) -> batches.Asked:
+    """Positives alone, which is all that a uniform sampler looks at."""
+    return batches.Asked(batches.Batch(positives, positives, positives, positives), slice(None))
 
 
 def losses(device: str, k: int, n_items: int, d: int = 128) -> Case:
@@ -108,27 +125,27 @@ def steps(device: str, k: int, d: int = 128) -> Case:
     follows = batches.pad_right([train.items[begin + 1 : end] for begin, end in plan[0]], 200)
     padded, follows = padded.to(device), follows.clamp(min=1).to(device)
 
-    def ours(precision: str, route: str) -> Contestant:
-        def loss(model, hidden, batch, generator):  # as training.objective, with this route
-            positives = batch.positives
-            negatives = samplers.positive_excluded(positives, k, n_items, generator)
-            return fused.gbce(hidden, model.table, positives, negatives, beta, route=route)
+    made = experiment.assemble(settings)
 
-        model = runs.build(settings, data.split).to(device).train()
-        schedule = training.Schedule(1, 128, 1e-3, 0.0, 0.0, 0.0, 1, "last", precision)
-        step = training.Step(model, loss, schedule)
+    def ours(precision: str, route: str) -> Contestant:
+        routed = replace(
+            made,
+            settings=replace(settings, precision=precision),
+            loss=Routed(made.loss.beta, route),
+        )
+        step = training.Step(routed, made.model().to(device).train())
         step.seed(0, 0)
         return lambda: (step(batch, 1e-3),)
 
     def literal() -> Contestant:
-        model = runs.build(settings, data.split).to(device).train()
+        model = made.model().to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         generator = torch.Generator(device).manual_seed(0)
 
         def step() -> tuple:
             optimizer.zero_grad(set_to_none=True)
             hidden, positives = model(padded).flatten(0, 1), follows.flatten()
-            negatives = samplers.whole_catalogue(positives, k, n_items, generator)
+            negatives, _ = WholeCatalogue(k, n_items).draw(asked(positives), generator)
             value = reference.usual_gbce(hidden, model.table, positives, negatives, beta)
             value.backward()
             optimizer.step()
@@ -136,7 +153,7 @@ def steps(device: str, k: int, d: int = 128) -> Case:
 
         return step
 
-    beta = settings.beta(n_items)
+    beta = made.loss.beta
     best = "triton" if device == "cuda" else "native" if native.load() else "portable"
     contestants = {
         "literal": literal(),

@@ -25,7 +25,17 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from gsas_lab import diagnosis, distributed, evidence, files, interactions, recipes, runs, shelf
+from gsas_lab import (
+    diagnosis,
+    distributed,
+    evidence,
+    files,
+    interactions,
+    parts,
+    recipes,
+    runs,
+    shelf,
+)
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
 
@@ -58,7 +68,7 @@ def _main(words: list[str] | None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if os.environ.get("GSAS_LAB_RUNS"):  # one folder for kernels and workers, wherever they run
             os.environ["GSAS_LAB_RUNS"] = str(files.runs_folder())
-        arguments = _parser().parse_args(words)
+        arguments = _parser().parse_args(_with_parts(words))
         files.settle_folders()
         arguments.command(arguments)
     except BrokenPipeError:
@@ -70,6 +80,17 @@ def _main(words: list[str] | None) -> int:
         print("gsas-lab: stopped; the same command goes on after the last epoch.", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_parts(words: list[str] | None) -> list[str]:
+    """Load the files of --parts and $GSAS_LAB_PARTS, whose names the parser then knows; the rest."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--parts", action="append", default=[])
+    found, rest = first.parse_known_args(words)
+    for path in found.parts:
+        parts.load(path)
+    parts.load_given()
+    return rest
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -241,6 +262,11 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m gsas_lab", description=__doc__)
+    parser.add_argument(
+        "--parts",
+        metavar="FILE",
+        help="Python file that registers losses, samplers or models of yours",
+    )
     commands = parser.add_subparsers(required=True)
 
     train = commands.add_parser(

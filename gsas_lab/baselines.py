@@ -4,15 +4,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gsas_lab.batches import Pairs
+from gsas_lab.models import Model
 from gsas_lab.splits import Histories
 
 
-class Popularity(nn.Module):
+class Popularity(Model):
     """Every user gets the most popular items: score = log(1 + training interactions).
 
     The softmax of these scores is each item's share of all interactions, with one more of each.
     """
 
+    words = "Popularity"
+    trained = False
+    bias = None
     scores: Tensor
 
     def __init__(self, train: Histories, n_items: int):
@@ -21,6 +26,15 @@ class Popularity(nn.Module):
         self.n_items, self.max_length = n_items, 1
         self.register_buffer("scores", torch.from_numpy(np.log1p(counts).astype(np.float32)))
 
+    @property
+    def table(self) -> Tensor:
+        """(n_items + 1, 1) the scores, of a hidden state that is 1 for everyone."""
+        return self.scores[:, None]
+
+    def forward(self, items: Tensor, *_: Tensor | None) -> Tensor:
+        """items (B, T) -> (B, T, 1)."""
+        return torch.ones(*items.shape, 1, device=items.device)
+
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) -> (B, n_items + 1), the same row for everyone; column 0 is −inf."""
         scores = self.scores.to(items.device).repeat(len(items), 1)
@@ -28,16 +42,18 @@ class Popularity(nn.Module):
         return scores
 
 
-class MF(nn.Module):
-    """Matrix factorisation: a user's vector against an item's. With `losses.bpr` it is MF-BPR
+class MF(Model):
+    """Matrix factorisation: a user's vector against an item's. With `losses.BPR` it is MF-BPR
     (Rendle et al., 2009); the order of a history plays no part.
     """
 
-    by_user = True  # it scores users of the data set, not histories
+    words = "MF"
+    by_user = True
+    bias = None
 
     def __init__(self, n_users: int, n_items: int, d: int = 128):
         super().__init__()
-        self.n_items, self.max_length, self.bias = n_items, 1, None
+        self.n_items, self.max_length = n_items, 1
         self.user_embedding = nn.Embedding(n_users, d)
         self.output_embedding = nn.Embedding(n_items + 1, d)
         for module in (self.user_embedding, self.output_embedding):
@@ -48,7 +64,11 @@ class MF(nn.Module):
         """(n_items + 1, d) what the users' vectors are compared with; row 0 is padding."""
         return self.output_embedding.weight
 
-    def forward(self, users: Tensor, *_: Tensor) -> Tensor:
+    @classmethod
+    def task(cls, masked: float) -> Pairs:
+        return Pairs()
+
+    def forward(self, users: Tensor, *_: Tensor | None) -> Tensor:
         """users: rows of the data set (B, T) -> their vectors (B, T, d)."""
         return self.user_embedding(users)
 

@@ -32,6 +32,25 @@ class Batch(NamedTuple):
     positives: Tensor  # the next item, or the masked one; 0 where nothing is asked
 
 
+class Asked(NamedTuple):
+    """The places of a batch that want negatives, as a sampler sees them."""
+
+    batch: Batch  # with flat columns, (R · L,)
+    places: Tensor | slice  # P of them
+    hidden: Tensor | None = None  # (P, d) their hidden states, without a gradient
+    table: Tensor | None = None  # (n_items + 1, d) what these are compared with
+
+    @property
+    def positives(self) -> Tensor:
+        """(P,)"""
+        return self.batch.positives[self.places]
+
+    @property
+    def segments(self) -> Tensor:
+        """(P,) the window of each place."""
+        return self.batch.segments[self.places]
+
+
 @dataclass(frozen=True)
 class Windows:
     """The task of a model that reads windows of histories.
@@ -42,6 +61,7 @@ class Windows:
     """
 
     masked: float | None = None
+    packed: bool = True  # several windows in a row, or one
 
     def plan(
         self,
@@ -74,7 +94,7 @@ class Windows:
         length = max(int((spans[:, 1] - spans[:, 0]).max(initial=2)) - ahead for spans in plan)
         for spans in plan:
             begin, count = spans[:, 0], spans[:, 1] - spans[:, 0] - ahead
-            row, offset = pack(count, length)
+            row, offset = pack(count, length) if self.packed else (np.arange(len(count)), 0)
             n_rows = -(-(int(row.max(initial=0)) + 1) // rows_in) * rows_in
             within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
             place = np.repeat(row * length + offset, count) + within

@@ -20,7 +20,7 @@ from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from gsas_lab.errors import InputError
-from gsas_lab.theory import converged_probability, prior_from_logit
+from gsas_lab.theory import FixedPoint
 
 Recalibration: TypeAlias = Callable[[ArrayLike], np.ndarray]  # scores -> probabilities, same shape
 
@@ -30,16 +30,14 @@ _Z = 1.959963984540054  # the normal's 97.5 % point, for 95 % intervals
 def precision_vs_predicted(
     prob: ArrayLike,
     target_rank: ArrayLike,
-    alpha: float | None = None,
-    beta: float | None = None,
-    collisions: bool = False,
+    point: FixedPoint | None = None,
 ) -> pd.DataFrame:
     """Mean Precision@K against mean predicted probability@K, K = 1 … Kmax: Figure 2. Top K.
 
     prob (U, Kmax): probabilities of each user's items by rank, highest first.
     target_rank (U,): the target's 1-based rank in the same ranking, any size.
     Columns: cutoff; precision, the mean over users of [rank <= K] / K; predicted, the mean over
-    users and their first K items; theory, Eq. (10) of the precision, if alpha and beta are given.
+    users and their first K items; theory, Eq. (10) of the precision, if its point is given.
     """
     prob, ranks = np.asarray(prob), np.asarray(target_rank)
     if prob.ndim != 2 or ranks.shape != prob.shape[:1] or not prob.size:
@@ -60,10 +58,8 @@ def precision_vs_predicted(
             "predicted": prob.mean(axis=0, dtype=float).cumsum() / cutoff,
         }
     )
-    if alpha is not None and beta is not None:
-        curve["theory"] = converged_probability(
-            curve["precision"].to_numpy(), alpha, beta, collisions
-        )
+    if point is not None:
+        curve["theory"] = point.probability(curve["precision"].to_numpy())
     return curve
 
 
@@ -195,12 +191,8 @@ def summary(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) ->
     }
 
 
-# Recalibration: scores in, probabilities out. The fits see validation users only.
-
-
-def analytic(alpha: float, beta: float, collisions: bool = False) -> Recalibration:
-    """The inverse of Theorem 5.1, `theory.prior_from_logit`: nothing is fitted, no rank changes."""
-    return lambda scores: prior_from_logit(scores, alpha, beta, collisions)
+# Recalibration: scores in, probabilities out. The fits see validation users only. Where Theorem 5.1
+# holds none is needed: `theory.FixedPoint.prior` is its inverse.
 
 
 @dataclass(frozen=True)
@@ -364,9 +356,7 @@ def _check_probabilities(prob: np.ndarray) -> None:
 def deviation_from_theory(
     prior: ArrayLike,
     prob: ArrayLike,
-    alpha: float,
-    beta: float,
-    collisions: bool = False,
+    point: FixedPoint,
     fewest: int = 200,
 ) -> dict[str, float]:
     """Learned σ(s) against Theorem 5.1's curve over the true P: (users, n_items), all pairs.
@@ -376,7 +366,7 @@ def deviation_from_theory(
     the items, each a mean over users. Also r2, mean_abs and max_abs of single pairs against the
     curve (`distance_to_truth`).
     """
-    theory = converged_probability(np.asarray(prior), alpha, beta, collisions)
+    theory = point.probability(np.asarray(prior))
     single = distance_to_truth(prob, theory)
     gaps = np.asarray(prob, float) - theory  # (users, n_items)
     place = np.floor(10 * np.log10(np.asarray(prior, float).ravel())).astype(int)

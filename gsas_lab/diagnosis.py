@@ -32,8 +32,9 @@ from scipy.special import expit, logit
 
 from gsas_lab import calibration, runs, theory
 from gsas_lab.errors import InputError
-from gsas_lab.settings import BERNOULLI
+from gsas_lab.losses import SOFTMAX
 from gsas_lab.splits import Holdout
+from gsas_lab.theory import FixedPoint
 
 OF = ("logits", "probabilities")
 COLUMNS = ("user", "item", "score", "clicked")
@@ -116,7 +117,7 @@ class Diagnosis:
             "offset (95 % interval)": f"{_short(self.offset)} ({_short(low)} to {_short(high)})",
             "slope": "not identifiable" if np.isnan(self.slope) else _short(self.slope),
         }
-        if "analytic" in self.repairs.index:
+        if "analytic" in self.repairs.index and np.isfinite(self.repairs["offset"]["analytic"]):
             told["offset by Theorem 5.1"] = f"{self.repairs['offset']['analytic']:z.2f}"
         if self.n_items and self.one_choice and self.verdict.startswith("over"):
             k = (self.n_items - 1) * np.exp(-self.offset)  # BCE's offset: log((n_items − 1) / k)
@@ -216,7 +217,7 @@ def diagnose(
         raise InputError("alpha and beta belong together: give both or neither.")
     logits = _logits(s[may], of, lambda at: f"Row {np.argwhere(may)[at][0]} of scores")
     given = _Rows(logits, clicked[may], may.sum(axis=1))
-    known = None if alpha is None or beta is None else (alpha, beta, collisions)
+    known = None if alpha is None or beta is None else FixedPoint(alpha, beta, collisions)
     return _judge(
         given,
         given,
@@ -325,12 +326,13 @@ def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
     Over the items that may be recommended by the run's protocol; p̂ as in `ranking.probability`.
     InputError for BPR, which has none.
     """
-    if run.settings.loss == "bpr":
-        raise InputError("BPR learns differences of scores: there is no p̂ to diagnose.")
-    split, known = run.data.split, None
-    if run.settings.loss in BERNOULLI and not run.settings.normalised:
-        # One α only: where each item has its own, no single offset is the theorem's.
-        known = run.fixed_point if np.ndim(run.fixed_point[0]) == 0 else None
+    if run.loss.link is None:
+        raise InputError(
+            f"{run.settings.name} learns differences of scores: there is no p̂ to diagnose."
+        )
+    split, known = run.data.split, run.theorem
+    if known is not None and np.ndim(known.alpha):
+        known = None  # where each item has its own α, no single offset is the theorem's
     fit, judged = (_of_run(run, held) for held in (split.validation, split.test.first(users)))
     # How a run was trained is known: only with BCE or gBCE its offset is that of some k.
     return _judge(fit, judged, split.n_items, True, known, one_choice=known is not None)
@@ -339,7 +341,7 @@ def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
 def _of_run(run: runs.Run, held: Holdout) -> _Rows:
     split = run.data.split
     scores = run.scores(held).astype(float)
-    if run.settings.normalised:
+    if run.loss.link is SOFTMAX:
         scores = logit(run.probabilities(scores))
     may = held.candidates(split.n_items, split.protocol.exclude_seen) & np.isfinite(scores)
     return _Rows(scores[may], held.hits(split.n_items)[may], may.sum(axis=1))
@@ -350,7 +352,7 @@ def _judge(
     judged: _Rows,
     n_items: int | None,
     whole: bool,
-    known: tuple[float, float, bool] | None = None,
+    known: FixedPoint | None = None,
     *,
     sampled: bool = False,
     one_choice: bool = False,
@@ -358,7 +360,7 @@ def _judge(
     bare: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Diagnosis:
-    """Offset and slope from `fit`, all else from `judged`; known: α, β, collisions; bare: some rows
+    """Offset and slope from `fit`, all else from `judged`; known: Theorem 5.1's; bare: some rows
     of a catalogue, and nothing is said of how they were chosen.
     """
     if len(fit.lengths) < 2:
@@ -377,8 +379,8 @@ def _judge(
     }
     if known:
         # With collisions the inverse exceeds 1 where no P could have led to the score.
-        prob = np.minimum(calibration.analytic(*known)(s), 1.0)
-        cures["analytic"] = float(theory.logit_offset(*known[:2])), prob
+        by = np.nan if known.offset is None else known.offset
+        cures["analytic"] = by, np.minimum(known.prior(s), 1.0)
     users = len(judged.lengths)
     curves = {
         name: calibration.reliability_curve(prob, hit, weight=judged.weight)

@@ -1,6 +1,7 @@
-"""Histories -> hidden states; hidden states -> scores of the catalogue. No loss in here."""
+"""SASRec and BERT4Rec: Transformers over a history, with three published kinds of block."""
 
-from typing import Any
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,32 +9,28 @@ from torch import Tensor, nn
 
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
+from gsas_lab.models import Dropout, Model, scalar
 
-BLOCKS = ("paper", "modern", "bert")
 _NEVER = -1e30  # as a logit: e^x is 0, and unlike −∞ it leaves no NaN behind
 
 
 class Block(nn.Module):
-    """One Transformer block, in one of three variants.
+    """One Transformer block; `BLOCKS` has its kinds, which differ in what is normed and added."""
 
-    "paper" (SASRec as its public code runs it): only the query is normed, the residual adds the
-    normed query, there is no output projection, the feed-forward keeps the width d, and attention
-    weights are dropped.
-    "modern": pre-norm, output projection, feed-forward of width 4d, attention weights kept.
-    "bert" (Devlin et al., 2019): norms after the residuals, output projection, feed-forward of
-    width 4d with GELU, attention weights are dropped.
-    """
+    drops_weights: ClassVar[bool] = True  # of the attention
+    widens: ClassVar[int] = 4  # width of the feed-forward, in d
+    projects: ClassVar[bool] = True  # the attention's output
 
-    def __init__(self, d: int, heads: int, dropout: float, variant: str):
+    def __init__(self, d: int, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.variant, self.drop = heads, variant, Dropout(dropout)
-        self.drops_weights = variant != "modern"
-        width = d if variant == "paper" else 4 * d
+        self.heads, self.drop = heads, Dropout(dropout)
         self.attention_norm, self.forward_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.query_key_value = nn.Linear(d, 3 * d)
-        self.output = nn.Identity() if variant == "paper" else nn.Linear(d, d)
-        self.expand, self.contract = nn.Linear(d, width), nn.Linear(width, d)
+        self.output = nn.Linear(d, d) if self.projects else nn.Identity()
+        self.expand = nn.Linear(d, self.widens * d)
+        self.contract = nn.Linear(self.widens * d, d)
 
+    @abstractmethod
     def forward(
         self, x: Tensor, barred: Tensor | None = None, last: Tensor | None = None
     ) -> Tensor:
@@ -42,20 +39,6 @@ class Block(nn.Module):
         barred (B, 1 or T, T): −∞ (a large negative number) where a position must not look, 0 where
         it may; None: what stands to its right.
         """
-        memory = self.attention_norm(x) if self.variant == "modern" else x
-        if last is not None:
-            x = x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))  # (B, 1, d)
-        if self.variant == "bert":
-            query = memory if last is None else x
-            x = self.attention_norm(x + self.drop(self.output(self.attend(query, memory, barred))))
-            return self.forward_norm(x + self.drop(self.contract(F.gelu(self.expand(x)))))
-        query = self.attention_norm(x) if self.variant == "paper" or last is not None else memory
-        mixed = self.attend(query, memory, barred)
-        if self.variant == "paper":
-            x = self.forward_norm(query + mixed)
-            return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
-        x = x + self.drop(self.output(mixed))
-        return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
 
     def attend(self, query: Tensor, memory: Tensor, barred: Tensor | None) -> Tensor:
         """softmax(QKᵀ/√(d/heads))V over the positions that one may look at: (B, T or 1, d)."""
@@ -83,7 +66,57 @@ class Block(nn.Module):
         return mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
 
 
-class Encoder(nn.Module):
+class PaperBlock(Block):
+    """SASRec's as its public code runs it: only the query is normed, the residual adds the normed
+    query, there is no output projection, and the feed-forward keeps the width d.
+    """
+
+    widens, projects = 1, False
+
+    def forward(
+        self, x: Tensor, barred: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
+        query = self.attention_norm(_at(x, last))
+        x = self.forward_norm(query + self.attend(query, x, barred))
+        return x + self.drop(self.contract(self.drop(F.relu(self.expand(x)))))
+
+
+class ModernBlock(Block):
+    """Pre-norm, output projection, feed-forward of width 4d, attention weights kept."""
+
+    drops_weights = False
+
+    def forward(
+        self, x: Tensor, barred: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
+        memory = self.attention_norm(x)
+        x = _at(x, last)
+        query = memory if last is None else self.attention_norm(x)
+        x = x + self.drop(self.output(self.attend(query, memory, barred)))
+        return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
+
+
+class BertBlock(Block):
+    """Devlin et al. (2019): norms after the residuals, feed-forward of width 4d with GELU."""
+
+    def forward(
+        self, x: Tensor, barred: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
+        query = _at(x, last)
+        mixed = self.attend(query, x, barred)
+        x = self.attention_norm(query + self.drop(self.output(mixed)))
+        return self.forward_norm(x + self.drop(self.contract(F.gelu(self.expand(x)))))
+
+
+BLOCKS: dict[str, type[Block]] = {"paper": PaperBlock, "modern": ModernBlock, "bert": BertBlock}
+
+
+def _at(x: Tensor, last: Tensor | None) -> Tensor:
+    """x (B, T, d) -> what stands at the positions last (B,), (B, 1, d); all of it for None."""
+    return x if last is None else x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))
+
+
+class Transformer(Model):
     """What SASRec and BERT4Rec share: embeddings, blocks and the scoring of the catalogue.
 
     Items (B, T) are padded on the *right*. Positions count back from the last real item (it is
@@ -95,6 +128,8 @@ class Encoder(nn.Module):
     bias: start value of one scalar added to all scores, or None for no bias.
     """
 
+    packed = True
+
     def __init__(
         self,
         n_items: int,
@@ -104,23 +139,23 @@ class Encoder(nn.Module):
         max_length: int = 200,
         dropout: float = 0.5,
         tied: bool = False,
-        variant: str = "paper",
+        block: str = "paper",
         bias: float | None = None,
     ):
         super().__init__()
-        if variant not in BLOCKS:
-            raise InputError(f"Block '{variant}' is unknown: choose one of {', '.join(BLOCKS)}.")
+        if block not in BLOCKS:
+            raise InputError(f"Block '{block}' is unknown: choose one of {', '.join(BLOCKS)}.")
         if d % heads:
             raise InputError(f"d = {d} cannot be shared by heads = {heads}: choose a divisor of d.")
         self.n_items, self.max_length, self.drop = n_items, max_length, Dropout(dropout)
         self.item_embedding = nn.Embedding(n_items + 1, d)
         self.position_embedding = nn.Embedding(max_length, d)
         self.output_embedding = self.item_embedding if tied else nn.Embedding(n_items + 1, d)
-        self.blocks = nn.ModuleList(Block(d, heads, dropout, variant) for _ in range(blocks))
+        self.blocks = nn.ModuleList(BLOCKS[block](d, heads, dropout) for _ in range(blocks))
         self.norm: nn.Module = nn.LayerNorm(d)
-        if variant == "bert":  # normed already: BERT's head before the table
+        if block == "bert":  # normed already: BERT's head before the table
             self.norm = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d))
-        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.bias = scalar(bias)
         for module in [self.item_embedding, self.position_embedding, self.output_embedding]:
             nn.init.uniform_(module.weight, -0.05, 0.05)  # as the paper's code
 
@@ -150,31 +185,16 @@ class Encoder(nn.Module):
             x = block(x, self.inner(barred))
         return self.norm(self.blocks[-1](x, barred, length - 1)[:, 0])
 
+    @abstractmethod
     def inner(self, barred: Tensor) -> Tensor | None:
         """What the blocks before the last must not see where the end must not see `barred`."""
-        raise NotImplementedError
-
-    def last_hidden(self, items: Tensor) -> Tensor:
-        """items (B, T) padded on the right, none empty -> hidden state of the next item (B, d)."""
-        raise NotImplementedError
-
-    def score(self, items: Tensor) -> Tensor:
-        """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.
-
-        Column 0 (padding) is −inf.
-        """
-        scores = self.last_hidden(items) @ self.table.T
-        if self.bias is not None:
-            scores = scores + self.bias
-        scores[:, PAD] = -torch.inf
-        return scores
 
 
-class SASRec(Encoder):
+class SASRec(Transformer):
     """A causal Transformer over the history (Kang & McAuley, 2018): read left to right, predict next.
 
     A position sees only what stands left of it, so padding on the right cannot leak, and no row is
-    ever fully masked, so it cannot become NaN. Arguments: see `Encoder`.
+    ever fully masked, so it cannot become NaN. Arguments: see `Transformer`.
     """
 
     def forward(
@@ -199,14 +219,19 @@ class SASRec(Encoder):
         return self.at_end(items, (items != PAD).sum(1))
 
 
-class BERT4Rec(Encoder):
+class BERT4Rec(Transformer):
     """A bidirectional Transformer that fills masked places (Sun et al., 2019).
 
     It is asked for the next item by a masked place after the last one, so that it reads
-    max_length − 1 items of a history. Arguments: see `Encoder`.
+    max_length − 1 items of a history. Arguments: see `Transformer`.
     """
 
-    def forward(self, items: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    words = "BERT4Rec"
+    masked = True
+
+    def forward(  # type: ignore[override]
+        self, items: Tensor, positions: Tensor, segments: Tensor
+    ) -> Tensor:
         """items (B, T), 0 where one is masked, in packed rows, see `batches.Batch` -> (B, T, d)."""
         x, barred = self.embed(items, positions), mask(segments, causal=False)
         for block in self.blocks:
@@ -234,39 +259,3 @@ def mask(segments: Tensor, causal: bool) -> Tensor:
     if causal:
         own &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     return torch.where(own, 0.0, _NEVER)
-
-
-class Dropout(nn.Module):
-    """Dropout from random bytes: the probability is rounded to 1/256. x of any shape.
-
-    Eight elements share one 64-bit draw, which on CPU costs a quarter of `F.dropout`. `generator`:
-    what it draws from, on the device of x; None: torch's global one.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.threshold = round(p * 256)
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.threshold == 0:
-            return x
-        draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        draws.random_(-(2**63), None, generator=self.generator)
-        keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
-        return _Kept.apply(x, keep, 256 / (256 - self.threshold))
-
-
-class _Kept(torch.autograd.Function):
-    """x · keep · scale, of which one byte an element is held for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return x * keep.to(x.dtype).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return upstream * keep.to(upstream.dtype).mul_(ctx.scale), None, None

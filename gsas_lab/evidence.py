@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from gsas_lab import calibration, files, recipes, runs, theory
+from gsas_lab import calibration, files, recipes, runs
 from gsas_lab.errors import InputError
-from gsas_lab.settings import BERNOULLI, DATA, Settings
+from gsas_lab.settings import DATA, Settings
 from gsas_lab.splits import Holdout
+from gsas_lab.theory import FixedPoint
 from gsas_lab.worlds import WORLDS
 
 _RANKING = ("recall@1", "recall@10", "ndcg@10")
@@ -51,9 +52,9 @@ def summary(dataset: str, **given: Any) -> pd.DataFrame:
     for name, settings in recipes.systems(dataset, **given).items():
         run = runs.train(settings)
         rows[name] = run.metrics | {"k": settings.k, "t": settings.t}
-        if settings.loss == "softmax":
+        if run.loss.whole:
             rows[name] |= {"k": run.data.split.n_items - 1, "t": None}
-        if settings.loss in BERNOULLI:
+        if run.theorem:
             rows[name]["recovered"] = recovered_sum(run)
     columns = {
         "k": "k",
@@ -93,8 +94,8 @@ def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
     may = held.candidates(split.n_items, split.protocol.exclude_seen)
     pairs = scores[may], hit[may]
     return {
-        "raw σ(s)": calibration.analytic(1.0, 1.0),  # an offset of 0
-        "analytic": calibration.analytic(*run.fixed_point),
+        "raw σ(s)": FixedPoint(1.0, 1.0).prior,  # an offset of 0
+        "analytic": run.fixed_point.prior,
         "temperature": calibration.temperature(*pairs),
         "Platt": calibration.platt(*pairs),
         "isotonic": calibration.isotonic(*pairs),
@@ -125,9 +126,9 @@ def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFr
         test = run.data.split.test.first(users)
         prior = runs.true_probabilities(run.data, test)
         learned = run.probabilities(run.scores(test))
-        rows[name] = calibration.deviation_from_theory(prior, learned, *run.fixed_point) | {
+        rows[name] = calibration.deviation_from_theory(prior, learned, run.fixed_point) | {
             "Σσ learned": learned.sum(axis=1).mean(),
-            "Σσ by theorem": theory.forecast_sum(prior, *run.fixed_point).mean(),
+            "Σσ by theorem": run.fixed_point.forecast_sum(prior).mean(),
         }
     return pd.DataFrame(rows).T
 
@@ -135,8 +136,7 @@ def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFr
 def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     """Mean ΣP of the first test users when Theorem 5.1 is inverted on the scores; 1 if it holds."""
     split = run.data.split
-    scores = run.scores(some(split.test, split.n_items, users))
-    prior = theory.prior_from_logit(scores, *run.fixed_point)
+    prior = run.fixed_point.prior(run.scores(some(split.test, split.n_items, users)))
     return float(prior.sum(axis=1).mean())
 
 

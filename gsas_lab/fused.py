@@ -4,7 +4,7 @@ What each function replaces, and equals:
 
     positive_scores = (hidden * table[positives]).sum(-1) + bias               # (P,)
     negative_scores = (hidden[:, None] * table[negatives]).sum(-1) + bias      # (P, k)
-    loss = losses.gbce(positive_scores, negative_scores, beta)
+    loss = losses.GBCE(beta).formula(positive_scores, negative_scores)
 
 Positions whose positive is 0 are padding: they take no part, so that batches may have a fixed shape.
 Where positions share negatives, `sets` (P,) says which row of negatives (S, k) is each one's own.
@@ -44,18 +44,6 @@ _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by t
 Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
 
 
-def bce(
-    hidden: Tensor,
-    table: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    bias: Tensor | None = None,
-    route: str = "auto",
-) -> Tensor:
-    """`losses.bce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k)."""
-    return gbce(hidden, table, positives, negatives, 1.0, bias, route)
-
-
 def gbce(
     hidden: Tensor,
     table: Tensor,
@@ -66,7 +54,7 @@ def gbce(
     route: str = "auto",
     sets: Tensor | None = None,
 ) -> Tensor:
-    """`losses.gbce` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
+    """`losses.GBCE` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
 
     bias: a scalar added to every score, or None. route: one of ROUTES. sets: see above.
     -> scalar with gradients for hidden, table, bias. InputError if the route cannot be taken here.
@@ -83,7 +71,7 @@ def sampled_softmax(
     route: str = "auto",
     sets: Tensor | None = None,
 ) -> Tensor:
-    """`losses.sampled_softmax` of hidden (P, d), table (n_items + 1, d), positives, negatives.
+    """`losses.SampledSoftmax` of hidden (P, d), table (n_items + 1, d), positives, negatives.
 
     The bias, which is the same for all scores, plays no part.
     """
@@ -99,7 +87,7 @@ def bpr(
     bias: Tensor | None = None,
     sets: Tensor | None = None,
 ) -> Tensor:
-    """`losses.bpr` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
+    """`losses.BPR` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives (P, k).
 
     The bias, which is the same for both scores, plays no part.
     """
@@ -148,7 +136,7 @@ def expected_gbce(
     bias: Tensor | None = None,
     collisions: bool = False,
 ) -> Tensor:
-    """`losses.expected_gbce` over the whole catalogue, never (P, n_items) at once.
+    """`losses.ExpectedGBCE` over the whole catalogue, never (P, n_items) at once.
 
     hidden (P, d), table (n_items + 1, d), positives (P,), bias: a scalar or None -> scalar.
     """
@@ -169,7 +157,7 @@ def expected_gbce(
 
 
 def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
-    """`losses.softmax` over the whole catalogue, never (P, n_items) at once.
+    """`losses.Softmax` over the whole catalogue, never (P, n_items) at once.
 
     hidden (P, d), table (n_items + 1, d), positives (P,) -> scalar.
     """

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from gsas_lab import metrics
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
+from gsas_lab.losses import SIGMOID, Link
+from gsas_lab.models import Model
 from gsas_lab.splits import Holdout, Split
 
 _SCORES = 1 << 25  # held at once at evaluation: 128 MB
@@ -87,45 +88,38 @@ class Outcome:
     prob: np.ndarray  # (n, K) their predicted probabilities, highest first
 
 
-def probability(scores: Tensor, normalised: bool) -> Tensor:
-    """p̂ from scores (..., n): their softmax where that is what was learned, σ(s) otherwise."""
-    return scores.softmax(-1) if normalised else scores.sigmoid()
-
-
 def examine(
-    model: Any,
+    model: Model,
     holdout: Holdout,
     exclude_seen: bool,
     top: int = 100,
-    normalised: bool = False,
+    link: Link | None = SIGMOID,
 ) -> Outcome:
     """Rank the whole catalogue for each user of a holdout, by `rank_of_targets`.
 
-    model: anything with `n_items`, `max_length` and `score(items (B, T)) -> (B, n_items + 1)`.
-    exclude_seen: the history's items do not compete (the target always does). normalised: whether
-    p̂ is a softmax over the catalogue, see `probability`.
+    exclude_seen: the history's items do not compete (the target always does). link: p̂ of scores
+    (..., n), see losses.py; None: there is none, and sums and prob are NaN.
     """
     found, order_of_rows = [], []
     for scores, rows in score_in_batches(model, holdout):
         order_of_rows.append(rows)
         seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
         rank = rank_of_targets(scores, targets, seen_rows, seen_items)
-        prob = probability(scores, normalised)  # column 0: scores are −inf, so 0
-        sums = prob.sum(1, dtype=torch.float64)
-        own = prob.gather(1, targets[:, None])
-        prob[seen_rows, seen_items] = -1.0
-        prob.scatter_(1, targets[:, None], own)
+        prob = torch.full_like(scores, torch.nan) if link is None else link(scores)
+        sums = prob.sum(1, dtype=torch.float64)  # column 0: scores are −inf, so 0
+        own = scores.gather(1, targets[:, None])
+        scores[seen_rows, seen_items] = -torch.inf
         # By score and not by probability, which is exactly 1.0 for many items at once.
-        order = torch.where(prob < 0, -torch.inf, scores).topk(min(top, scores.shape[1] - 1))
-        first = prob.gather(1, order.indices)
-        none = first < 0  # seen: there are fewer candidates than places
-        found.append((rank, sums, order.indices.masked_fill(none, 0), first.masked_fill(none, 0.0)))
+        order = scores.scatter_(1, targets[:, None], own).topk(min(top, scores.shape[1] - 1))
+        none = order.values == -torch.inf  # seen: there are fewer candidates than places
+        items = order.indices.masked_fill(none, 0)
+        found.append((rank, sums, items, prob.gather(1, order.indices).masked_fill(none, 0.0)))
     back = np.argsort(np.concatenate(order_of_rows))
     columns = [torch.cat(column).numpy()[back] for column in zip(*found, strict=True)]
     return Outcome(*columns)
 
 
-def ranks(model: Any, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
+def ranks(model: Model, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
     """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time."""
     found = np.empty(len(holdout.users), np.int64)
     for scores, rows in score_in_batches(model, holdout):
@@ -146,7 +140,7 @@ def _seen(holdout: Holdout, rows: np.ndarray, exclude_seen: bool) -> tuple[Tenso
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     split: Split,
     cutoffs: tuple[int, ...] = (1, 10),
     exclude_seen: bool | None = None,
@@ -157,18 +151,18 @@ def evaluate(
 
 
 @torch.no_grad()
-def score_in_batches(model: Any, holdout: Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
+def score_in_batches(model: Model, holdout: Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), each row once, longest first.
 
     Rows of about one length share a batch, so that little padding is computed: 128 rows, or as many
     as have _SCORES scores in a catalogue of a million.
     """
     rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
-    device = getattr(model, "table", torch.empty(0)).device
+    device = model.table.device
     order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
     for start in _bar(range(0, len(order), rows_at_once)):
         rows = order[start : start + rows_at_once]
-        if getattr(model, "by_user", False):
+        if model.by_user:
             given = torch.from_numpy(holdout.users[rows])
         else:
             given = pad_right([holdout.histories[row] for row in rows], model.max_length)

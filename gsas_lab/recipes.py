@@ -6,6 +6,7 @@ from typing import Any
 
 from gsas_lab import runs
 from gsas_lab.errors import InputError
+from gsas_lab.losses import LOSSES
 from gsas_lab.samplers import SAMPLERS
 from gsas_lab.settings import DATA, Settings
 from gsas_lab.worlds import WORLDS
@@ -290,7 +291,7 @@ def _passes(system: Settings) -> float:
     split = runs.load_data(system).split
     positions = max(1, len(split.train.items))
     passes = POSITIONS / positions
-    whole = system.loss == "softmax"
+    whole = LOSSES[system.loss].whole
     return min(passes, SCORES / positions / split.n_items) if whole else passes
 
 

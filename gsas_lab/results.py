@@ -27,6 +27,8 @@ import pandas as pd
 
 from gsas_lab import files, metrics, paper, recipes, runs, sweeps
 from gsas_lab.errors import InputError
+from gsas_lab.losses import LOSSES
+from gsas_lab.models import MODELS
 from gsas_lab.settings import DATA, OF_DATA, Settings
 from gsas_lab.training import HISTORY
 
@@ -51,8 +53,6 @@ _WRITTEN = {  # all other numbers with four decimals
 }  # fmt: skip
 _MEASURED = ["Recall@1", "Recall@10", "NDCG@10", "Σp", "validation NDCG@10", "epochs", "seconds"]
 _UNPRINTED = ["profile", "model", "loss", "sampler", "best epoch"]
-MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF", "popularity": "Popularity"}
-LOSSES = {"bce": "BCE", "gbce": "gBCE", "sampled_softmax": "sampled softmax", "bpr": "BPR"}
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,13 @@ class Results:
         done = self.table[self.table["state"] == "done"]
         shown = done.reindex(columns=list(_COLUMNS)).rename(columns=_COLUMNS)
         shown = shown.astype({"best epoch": int, "epochs": int})  # beside a failed run they are not
-        learned = shown["model"] != "popularity"
-        drawn = learned & (shown["loss"] != "softmax")  # softmax takes the whole catalogue
+        learned = shown["model"].map(lambda name: MODELS[name].trained).astype(bool)
+        drawn = learned & shown["loss"].map(lambda name: LOSSES[name].samples).astype(bool)
+        has_t = drawn & shown["loss"].map(lambda name: LOSSES[name].has_t).astype(bool)
         shown["loss"] = shown["loss"].where(learned)
         for name in ("sampler", "k"):
             shown[name] = shown[name].where(drawn)
-        shown["t"] = shown["t"].where(drawn & shown["loss"].isin(["gbce", "expected_gbce"]))
+        shown["t"] = shown["t"].where(has_t)
         shown["k"] = shown["k"].astype("Int64")
         shown.index.name = None
         return shown.drop(columns=["seed"] if shown["seed"].nunique() == 1 else [])
@@ -236,8 +237,8 @@ class Results:
                 raise InputError(f"Several runs of {model} with {loss} have the same k: no line.")
             columns = {what: "value", f"{what} low": "low", f"{what} high": "high"}
             table = part.set_index("k").reindex(columns=[c for c in columns if c in part])
-            name = LOSSES.get(str(loss), str(loss))
-            lines.setdefault(MODELS[str(model)], {})[name] = table.rename(columns=columns)
+            own = lines.setdefault(MODELS[str(model)].words, {})
+            own[LOSSES[str(loss)].words] = table.rename(columns=columns)
         return lines
 
 
@@ -482,9 +483,9 @@ def _seconds(named: dict[str, Settings]) -> float:
         data = runs.load_data(system)
         if (files.runs_folder() / runs.identity(system, data) / "metrics.json").exists():
             continue
-        epochs = 0 if system.model == "popularity" else system.epochs
+        epochs = system.epochs if MODELS[system.model].trained else 0
         positions = epochs * len(data.split.train.items)
-        scores = positions * data.split.n_items if system.loss == "softmax" else 0
+        scores = positions * data.split.n_items if LOSSES[system.loss].whole else 0
         scores += len(data.split.test.users) * data.split.n_items  # to rank them all
         total += 1 + positions / 1e5 + scores / 2e8
     return total
@@ -546,11 +547,13 @@ def _figures(results: Results) -> list["Axes"]:
     shown = results.shown
     varied = min(shown["k"].nunique(), shown["t"].nunique()) > 1
     try:
-        if varied and set(zip(shown["model"], shown["loss"], strict=True)) == {("sasrec", "gbce")}:
-            axes = figures.grid(
-                results.grid(), reference=paper.figure_3() if _in_paper(results) else None
-            )
-            axes.set_title("SASRec, gBCE")
+        kinds = set(zip(shown["model"], shown["loss"], strict=True))
+        if varied and len(kinds) == 1 and shown["t"].notna().all():
+            ((model, loss),) = kinds
+            title = f"{MODELS[model].words}, {LOSSES[loss].words}"
+            known = _in_paper(results) and title == "SASRec, gBCE"
+            axes = figures.grid(results.grid(), reference=paper.figure_3() if known else None)
+            axes.set_title(title)
             return [axes]
         lines = results.by_k()
     except InputError:  # something else varies, such as the seed, which neither can show
@@ -595,7 +598,8 @@ def _beside(results: Results) -> str:
     quoted = paper.figure_4().set_index(["architecture", "loss", "k"])
     plain = shown[(shown["sampler"] == "positive-excluded") & shown["t"].isin([1.0, np.nan])]
     points = [
-        (MODELS[str(row.model)], LOSSES.get(str(row.loss)), row.k) for row in plain.itertuples()
+        (MODELS[str(row.model)].words, LOSSES[str(row.loss)].words, row.k)
+        for row in plain.itertuples()
     ]
     quoted = quoted.reindex(points).set_axis(plain.index).dropna(how="all")
     tables = [pd.DataFrame(table.loc[data]) for table in (paper.table_3(), paper.table_2())]

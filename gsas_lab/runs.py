@@ -12,10 +12,8 @@ there is a checkpoint.pt in their place.
 import hashlib
 import io
 import json
-import math
 import platform
 import subprocess
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -32,22 +30,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import (
-    distributed,
-    files,
-    interactions,
-    metrics,
-    ranking,
-    samplers,
-    splits,
-    theory,
-    training,
-)
-from gsas_lab.baselines import MF, Popularity
-from gsas_lab.batches import Pairs, Task, Windows, pad_right
-from gsas_lab.encoders import BERT4Rec, SASRec
+from gsas_lab import distributed, files, interactions, metrics, ranking, training
+from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
-from gsas_lab.settings import BERNOULLI, OF_DATA, Settings
+from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
+from gsas_lab.losses import SIGMOID, Loss
+from gsas_lab.models import MODELS, Model
+from gsas_lab.samplers import Recorded, Sampler
+from gsas_lab.settings import OF_DATA, Settings
+from gsas_lab.splits import Holdout
+from gsas_lab.theory import FixedPoint
 
 FORMAT = 4  # of run folders: a change that alters results counts it up
 READABLE = (
@@ -65,64 +57,6 @@ FILES = (
     "metrics.json",
 )
 MADE_AGAIN = {"ranks.npy", "metrics.json"}  # which follow from the others
-
-
-@dataclass(frozen=True)
-class Data:
-    """A loaded data set and its split."""
-
-    interactions: interactions.Interactions
-    split: splits.Split
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of what is trained on and evaluated, wherever it was read from and in what form."""
-        known, protocol = self.interactions, self.split.protocol
-        told = [
-            [str(name) for name in known.item_ids[1:]],
-            None if known.titles is None else [str(title) for title in known.titles[1:]],
-            {name: value for name, value in protocol.as_dict().items() if name not in _SOURCE},
-        ]
-        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for part in (known.items.astype("<i4"), known.offsets.astype("<i8")):
-            found.update(part.tobytes())
-        return found.hexdigest()
-
-
-# In a protocol: where the data came from, and what follows from them.
-_SOURCE = ("dataset", "sha256", "tie_rule", "unused", "taken_again", "targets_seen", "few_rivals")
-
-_building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time
-_loaded: dict[tuple, tuple[tuple | None, Data]] = {}  # of this process: read-only
-
-
-def load_data(settings: Settings) -> Data:
-    """The settings' data set, split by the settings' protocol.
-
-    Kept for this process, for as long as the file stays as it is.
-    """
-    key = tuple(getattr(settings, name) for name in OF_DATA)
-    stamp = _stamp(settings.dataset)
-    if key not in _loaded or _loaded[key][0] != stamp:
-        data = interactions.load(
-            settings.dataset, min_user=settings.min_user, min_item=settings.min_item,
-            user=settings.user, item=settings.item, time=settings.time,
-        )  # fmt: skip
-        split = splits.leave_one_out(
-            data, settings.validation_users, variant=settings.split,
-            exclude_seen=settings.exclude_seen,
-        )  # fmt: skip
-        _loaded[key] = stamp, Data(data, split)
-    return _loaded[key][1]
-
-
-def _stamp(dataset: str) -> tuple | None:
-    """What changes when a file does, its bytes unread; none where the name is no file's."""
-    try:
-        found = Path(dataset).expanduser().stat()
-    except (OSError, ValueError, RuntimeError):
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @dataclass(frozen=True)
@@ -237,28 +171,31 @@ class Run:
         )
 
     @cached_property
-    def _drawn(self) -> tuple[Any, bool]:
-        """The sampler's α, of all items or (n_items,), and whether it may draw the positive."""
+    def sampler(self) -> Sampler:
+        """What its negatives were drawn by, or its rates, which the folder tells."""
         if self.manifest is None:
-            drawn = sampler(self.settings, self.data.split)
-            return drawn.alpha, drawn.collisions
+            return assemble(self.settings).sampler
         told = self._json("items.json")
-        alpha = told["alpha"]
-        return np.array(alpha) if isinstance(alpha, list) else alpha, told["collisions"]
+        alpha = np.array(told["alpha"]) if isinstance(told["alpha"], list) else told["alpha"]
+        return Recorded(self.settings.k, self.items.n_items, alpha, told["collisions"])
 
     @cached_property
-    def model(self) -> Any:
+    def loss(self) -> Loss:
+        return loss_of(self.settings, self.sampler)
+
+    @cached_property
+    def model(self) -> Model:
         """The best weights, on CPU, ready to score."""
         if self.manifest is None:
-            model = build(self.settings, self.data.split)
+            model = assemble(self.settings).model()
             model.load_state_dict(files.read_weights_of_format_3(self.folder / "model.pt"))
             return model.eval()
         shape, path = self._json("items.json"), self.folder / "model.safetensors"
-        model = _network(self.settings, self.items.n_items, shape["users"], shape["bias"])
+        model = model_of(self.settings, self.items.n_items, shape["users"], shape["bias"])
         files.load_weights(model, self.read(path.name), path)
         return model.eval()
 
-    def scores(self, holdout: splits.Holdout) -> np.ndarray:
+    def scores(self, holdout: Holdout) -> np.ndarray:
         """Scores of the whole catalogue for each user of a holdout: (n, n_items) float32 logits.
 
         Column i − 1 is item i: padding has no column. For a few thousand users at a time.
@@ -269,8 +206,11 @@ class Run:
         return found
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """p̂ of scores (n, n_items): see `ranking.probability`."""
-        return ranking.probability(torch.from_numpy(scores), self.settings.normalised).numpy()
+        """p̂ of scores (n, n_items), by the loss's link; NaN where it has none."""
+        link = self.loss.link
+        return (
+            np.full_like(scores, np.nan) if link is None else link(torch.from_numpy(scores)).numpy()
+        )
 
     @torch.no_grad()
     def recommend(
@@ -292,7 +232,7 @@ class Run:
         mapping, a table) or holds what is no item (a list, a missing value), for an n below 1, and
         for a model that knows users and not histories.
         """
-        if getattr(self.model, "by_user", False):
+        if self.model.by_user:
             raise InputError(f"{self.settings.name} knows the users of its data set, no histories.")
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise InputError(f"n = {n!r} recommendations: give a whole number, 1 or more.")
@@ -301,17 +241,8 @@ class Run:
         data = self.items
         items = _known(data, _history(history))
         scores = self.model.score(pad_right([items], self.model.max_length))[:, 1:].numpy()
-        if self.settings.loss in BERNOULLI and not self.settings.normalised:
-            # With collisions the inverse exceeds 1 where no P could have led to the score.
-            prior = np.minimum(theory.prior_from_logit(scores[0], *self.fixed_point), 1.0)
-        else:
-            learned = scores[0].astype(float)  # with sampled softmax log(P / q)
-            if self.settings.loss == "sampled_softmax" and not self.settings.logq:
-                learned += np.log(self._drawn[0])
-            prior = torch.from_numpy(learned).softmax(-1).numpy()
-        raw = self.probabilities(scores)[0]
-        if self.settings.loss == "bpr":
-            prior, raw = np.full((2, len(prior)), np.nan)
+        raw, prior = self.probabilities(scores)[0], self.loss.prior(scores[0], self.sampler)
+        prior = np.full(len(raw), np.nan) if prior is None else prior
         order = np.argsort(-scores[0], kind="stable")
         if self.protocol["exclude_seen"] if exclude_seen is None else exclude_seen:
             order = order[~np.isin(order + 1, items)]
@@ -331,28 +262,23 @@ class Run:
         """Ranks, Σp and the first items of all test users, under the run's protocol."""
         split = self.data.split
         return ranking.examine(
-            self.model, split.test, split.protocol.exclude_seen, normalised=self.settings.normalised
+            self.model, split.test, split.protocol.exclude_seen, link=self.loss.link
         )
 
     @property
-    def fixed_point(self) -> tuple[Any, float, bool]:
-        """Theorem 5.1's α (one, or (n_items,) of them), β and collisions for this run.
-
-        A softmax learns P itself: (1, 1, False). With logQ the loss sees s − log α, which leaves an α
-        of 1 for s. InputError for losses that learn differences of scores only.
-        """
-        if self.settings.normalised:
-            return 1.0, 1.0, False
-        if self.settings.loss not in BERNOULLI:
+    def fixed_point(self) -> FixedPoint:
+        """Where p̂ ends by Theorem 5.1; InputError for losses that learn differences of scores."""
+        point = self.loss.fixed_point(self.sampler)
+        if point is None:
             raise InputError(
                 f"{self.settings.name} learns differences of scores: there is no fixed point of σ(s)."
             )
-        alpha, collisions = self._drawn
-        return (
-            (1.0 if self.settings.logq else alpha),
-            self.settings.beta(self.items.n_items),
-            collisions,
-        )
+        return point
+
+    @property
+    def theorem(self) -> FixedPoint | None:
+        """The same, of losses whose p̂ is σ(s), which it makes overconfident; else None."""
+        return self.loss.fixed_point(self.sampler) if self.loss.link is SIGMOID else None
 
 
 def _other_version(folder: Path) -> InputError:
@@ -428,61 +354,10 @@ def identity(settings: Settings, data: Data) -> str:
     """
     told = {n: v for n, v in asdict(settings).items() if n not in OF_DATA}
     told["device"] = choose_device(settings.device).type
-    record = json.dumps([FORMAT, told, data.digest], sort_keys=True)
-    kind = settings.model if settings.model == "popularity" else f"{settings.model}-{settings.loss}"
+    own = settings.own_parts
+    record = json.dumps([FORMAT, told, data.digest, *([own] if own else [])], sort_keys=True)
+    kind = f"{settings.model}-{settings.loss}" if MODELS[settings.model].trained else settings.model
     return f"{kind}-{hashlib.sha256(record.encode()).hexdigest()[:12]}"
-
-
-def build(settings: Settings, split: splits.Split) -> Any:
-    """The settings' model with fresh weights, drawn from the settings' seed."""
-    if settings.model == "popularity":
-        return Popularity(split.train, split.n_items)
-    n_items, bias = split.n_items, None
-    if settings.theory_start and settings.loss in BERNOULLI:
-        alpha = float(np.mean(sampler(settings, split).alpha))
-        start = theory.converged_logit(1 / n_items, alpha, settings.beta(n_items))
-        bias = float(start) + (math.log(alpha) if settings.logq else 0.0)
-    return _network(settings, n_items, len(split.train), bias)
-
-
-def _network(settings: Settings, n_items: int, n_users: int, bias: float | None) -> Any:
-    """The model of these sizes; bias: of all scores, where it starts, or none."""
-    if settings.model == "popularity":
-        nobody = splits.Histories(np.zeros(0, np.int32), np.zeros(1, np.int64))
-        return Popularity(nobody, n_items)
-    with _building, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        if settings.model == "mf":
-            return MF(n_users, n_items, settings.d)
-        return {"sasrec": SASRec, "bert4rec": BERT4Rec}[settings.model](
-            n_items,
-            d=settings.d,
-            blocks=settings.blocks,
-            heads=settings.heads,
-            max_length=settings.max_length,
-            dropout=settings.dropout,
-            tied=settings.tied,
-            variant=settings.block,
-            bias=bias,
-        )
-
-
-def sampler(settings: Settings, split: splits.Split) -> samplers.Sampler:
-    """What draws the settings' negatives, and how often which item."""
-    read = settings.max_length + (settings.model != "bert4rec")  # SASRec: with the item after
-    held = 1.0
-    if settings.sampler == "history-excluded":
-        windows = np.flatnonzero(split.train.lengths >= 2)
-        held = float(np.mean([len(set(split.train[user][-read:].tolist())) for user in windows]))
-    counts = np.bincount(split.train.items, minlength=split.n_items + 1)[1:]
-    return samplers.sampler(settings.sampler, settings.k, counts, settings.power, read, held)
-
-
-def task(settings: Settings) -> Task:
-    """What the settings' model reads, and what it is asked."""
-    if settings.model == "mf":
-        return Pairs()
-    return Windows(settings.masked if settings.model == "bert4rec" else None)
 
 
 def train(
@@ -498,31 +373,28 @@ def train(
     was damaged since: training is not repeated unasked. Damaged metrics and ranks are made again
     from the weights.
     """
-    data = load_data(settings)
+    experiment = assemble(settings)
+    data = experiment.data
     name = identity(settings, data)
     folder = files.runs_folder() / name
     run = Run(settings, folder)
-    if distributed.from_first(lambda: _found(run, data)):
+    if distributed.from_first(lambda: _found(run, experiment)):
         return run
     device = choose_device(settings.device)
-    drawn, n_items = sampler(settings, data.split), data.split.n_items
-    loss = training.objective(
-        settings.loss, settings.k, settings.beta(n_items), drawn, n_items, settings.logq
-    )
-    model = build(settings, data.split).to(device)
+    model = experiment.model().to(device)
     with files.locked(folder) if distributed.first() else nullcontext():
         # Another process may have ended it just now.
         if not distributed.from_first((folder / files.MANIFEST).exists):
-            _train(settings, data, model, device, loss, drawn, folder, on_epoch)
+            _train(experiment, model, device, folder, on_epoch)
     return Run(settings, folder)
 
 
-def _found(run: Run, data: Data) -> bool:
+def _found(run: Run, experiment: Experiment) -> bool:
     """Is it there, finished and whole? What can be made again is; InputError for the rest."""
     folder = run.folder
     if not (folder / files.MANIFEST).exists():
         left = (folder / "model.safetensors").exists() and not (folder / "checkpoint.pt").exists()
-        if left and run.settings.model != "popularity":  # which has no checkpoint
+        if left and MODELS[run.settings.model].trained:  # others have no checkpoint
             raise InputError(
                 f"{folder / files.MANIFEST} is gone, so the finished run cannot be trusted: "
                 f"delete the folder {folder} to train it again."
@@ -539,7 +411,7 @@ def _found(run: Run, data: Data) -> bool:
             run.read(name)  # says so
     if damaged:
         with files.locked(folder):
-            again = _evaluation(run.settings, data, run.model, run.manifest["trained"])
+            again = _evaluation(experiment, run.model, run.manifest["trained"])
             for name, content in again.items():
                 files.write(folder / name, content)
             sums = {name: files.checksum(content) for name, content in again.items()}
@@ -548,17 +420,15 @@ def _found(run: Run, data: Data) -> bool:
 
 
 def _train(
-    settings: Settings,
-    data: Data,
-    model: Any,
+    experiment: Experiment,
+    model: Model,
     device: torch.device,
-    loss: training.Objective,
-    drawn: samplers.Sampler,
     folder: Path,
     on_epoch: Callable[[list[dict[str, float]]], None] | None,
 ) -> None:
+    settings, data = experiment.settings, experiment.data
     dataset = settings.dataset
-    if _stamp(dataset):  # a file: found again from anywhere
+    if stamp(dataset):  # a file: found again from anywhere
         dataset = str(Path(dataset).expanduser().absolute())
     written: dict[str, bytes] = {}
 
@@ -575,24 +445,14 @@ def _train(
     exclude = data.split.protocol.exclude_seen
     started = time.perf_counter()
 
-    def validate(m: Any) -> float:
+    def validate(m: Model) -> float:
         return float(metrics.ndcg(ranking.ranks(m, held, exclude), 10).mean())
 
-    if settings.model == "popularity":  # nothing is learned
+    if not model.trained:
         progress = training.Progress(best=validate(model))
     else:
         progress = training.fit(
-            model,
-            data.split.train,
-            task(settings),
-            loss,
-            _schedule(settings),
-            validate,
-            folder / "checkpoint.pt",
-            folder.name,
-            settings.seed,
-            on_epoch,
-            settings.name,
+            experiment, model, validate, folder / "checkpoint.pt", folder.name, on_epoch
         )
     if not distributed.first():
         return
@@ -607,10 +467,10 @@ def _train(
         "device": str(device),
         "processes": distributed.processes(),
     }
-    keep("items.json", files.as_json(_catalogue(data, model, drawn)))
+    keep("items.json", files.as_json(_catalogue(experiment, model)))
     keep("model.safetensors", files.weights(model))
     keep("history.csv", history.to_csv(index=False).encode())
-    for name, content in _evaluation(settings, data, model, trained).items():
+    for name, content in _evaluation(experiment, model, trained).items():
         keep(name, content)
     files.write_manifest(
         folder,
@@ -618,6 +478,7 @@ def _train(
             "format": FORMAT,
             "identity": folder.name,
             "data": data.digest,
+            **({"parts": own} if (own := settings.own_parts) else {}),
             "trained": trained,
             "files": {name: files.checksum(content) for name, content in written.items()},
         },
@@ -625,34 +486,30 @@ def _train(
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _catalogue(data: Data, model: Any, drawn: samplers.Sampler) -> dict[str, Any]:
+def _catalogue(experiment: Experiment, model: Model) -> dict[str, Any]:
     """What a run needs of its data to serve: items.json."""
+    data, drawn = experiment.data, experiment.sampler
     known, alpha = data.interactions, np.asarray(drawn.alpha).tolist()
     return {
         "ids": known.item_ids[1:].tolist(),
         "titles": None if known.titles is None else [str(title) for title in known.titles[1:]],
         "users": len(data.split.train),
-        "bias": None if getattr(model, "bias", None) is None else 0.0,  # its value is a weight
+        "bias": None if model.bias is None else 0.0,  # its value is a weight
         "alpha": alpha,
         "collisions": drawn.collisions,
     }
 
 
-def _evaluation(
-    settings: Settings, data: Data, model: Any, trained: dict[str, Any]
-) -> dict[str, bytes]:
+def _evaluation(experiment: Experiment, model: Model, trained: dict[str, Any]) -> dict[str, bytes]:
     """The test users ranked: contents of ranks.npy and metrics.json."""
-    split = data.split
-    outcome = ranking.examine(
-        model, split.test, split.protocol.exclude_seen, normalised=settings.normalised
-    )
+    split, link = experiment.split, experiment.loss.link
+    outcome = ranking.examine(model, split.test, split.protocol.exclude_seen, link=link)
     low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
-    pairwise = settings.loss == "bpr"  # whose scores say nothing alone, so that there is no p̂
     result: dict[str, Any] = metrics.summary(outcome.ranks)
     result |= {
         "ndcg@10 95% interval": [low, high],
-        "mean sum of p": None if pairwise else float(outcome.sums.mean()),
-        "median sum of p": None if pairwise else float(np.median(outcome.sums)),
+        "mean sum of p": None if link is None else float(outcome.sums.mean()),
+        "median sum of p": None if link is None else float(np.median(outcome.sums)),
         **trained,
     }
     saved = io.BytesIO()
@@ -681,7 +538,15 @@ def opened(folder: Path) -> Run:
     """`load` without reading each file: only what is asked for later is checked, when it is read."""
     if not (folder / files.MANIFEST).exists():
         return _load_format_3(folder)
-    return Run(_settings(folder, Run(Settings(), folder).read("settings.json")), folder)
+    found = Run(_settings(folder, Run(Settings(), folder).read("settings.json")), folder)
+    assert found.manifest is not None
+    if (made_of := found.manifest.get("parts", {})) != (own := found.settings.own_parts):
+        changed = sorted({kind for kind in made_of | own if made_of.get(kind) != own.get(kind)})
+        raise InputError(
+            f"{folder} was trained with another {' and '.join(changed)} of that name: register the one "
+            "of then, or train again."
+        )
+    return found
 
 
 def _load_format_3(folder: Path) -> Run:
@@ -736,7 +601,7 @@ def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list
         torch.set_num_threads(threads)  # of threads that are still to come
 
 
-def true_probabilities(data: Data, holdout: splits.Holdout) -> np.ndarray:
+def true_probabilities(data: Data, holdout: Holdout) -> np.ndarray:
     """P(i | history) of a known-truth world for each user of a holdout: (n, n_items)."""
     world = data.interactions.world
     if world is None:
@@ -790,8 +655,3 @@ def _commit() -> str:
         return (commit or "unknown") + ("+changes" if git("status", "--porcelain") else "")
     except OSError:
         return "unknown"
-
-
-def _schedule(settings: Settings) -> training.Schedule:
-    names = {item.name for item in fields(training.Schedule)}
-    return training.Schedule(**{n: v for n, v in asdict(settings).items() if n in names})

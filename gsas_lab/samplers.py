@@ -1,6 +1,6 @@
 """Positives -> negatives. What a negative is, and whether it may be the positive, is said by name.
 
-All draw with replacement. With k negatives a positive, item i is drawn k·q(i) times on average: its
+A sampler is a frozen object. All draw with replacement. With k negatives a positive, item i is drawn k·q(i) times on average: its
 *rate* α, which decides what σ(s) becomes (Theorem 5.1) and what the logQ correction takes away.
 
     positive-excluded  q = 1/(N − 1)      uniform, as Theorem 5.1 assumes
@@ -17,217 +17,322 @@ is that of items outside the window. Those inside are never pushed down.
 The last five may draw the positive: a *collision*, which moves the fixed point (docs/decisions.md).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gsas_lab.batches import Batch
+from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
+from gsas_lab.parts import Registry
+from gsas_lab.splits import Histories
 
 _DRAWN = 2.0**-53  # the smallest share that a draw of 53 random bits can hit
-SAMPLERS = (
-    "positive-excluded",
-    "history-excluded",
-    "whole-catalogue",
-    "popularity",
-    "in-batch",
-    "shared-sequence",
-    "shared-batch",
-)
+Drawn = tuple[Tensor, Tensor | None]  # negatives (S, k); each position's row of them, None: its own
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """A way to draw negatives, and how often it draws what.
+@dataclass(frozen=True, eq=False)
+class Sampler(ABC):
+    """A way to draw k negatives a positive, and how often it draws what.
 
-    draw(batch, asked, generator): batch with flat columns, asked: which P of its places want
-    negatives -> negatives (S, k), and for each place asked the row of its own (P,), or None where
-    S = P and each has its own.
+    An own one has a `draw` and an `alpha`, which may be None.
     """
 
-    draw: Callable[[Batch, Tensor | slice, torch.Generator | None], tuple[Tensor, Tensor | None]]
-    alpha: float | np.ndarray  # α = k·q: of every item, or item by item (n_items,)
-    collisions: bool  # may the positive be drawn as its own negative?
+    k: int  # negatives per positive
+    n_items: int  # size of the catalogue
 
+    collisions: ClassVar[bool] = True  # may the positive be drawn as its own negative?
+    uniform: ClassVar[bool] = True  # is every item that can be drawn as likely as the next?
+    reads_windows: ClassVar[bool] = False  # does it look at the items of the window?
+    has_power: ClassVar[bool] = False  # does the setting power change it?
 
-def sampler(
-    name: str, k: int, counts: np.ndarray, power: float = 1.0, longest: int = 1, held: float = 0.0
-) -> Sampler:
-    """One of SAMPLERS with k negatives a positive.
+    @classmethod
+    def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:
+        """The sampler of a run: train, what is trained on; reads, a window's most items; power, γ."""
+        return cls(k, n_items)
 
-    counts (n_items,): training interactions of each item; power: γ of "popularity"; longest: a
-    window's most items, and held: how many different ones it has on average, both for
-    "history-excluded". An item that is never trained on counts as taken once, so that no q is 0.
-    Raises InputError for a k that the catalogue cannot serve, and for a power so large (or not
-    finite) that an item would never be drawn, whatever its rate is said to be.
-    """
-    n_items = len(counts)
-    _check(k, n_items)
-    weight = np.maximum(counts, 1).astype(float)
-    if name == "popularity":
-        if power != 1:
-            weight = (weight / weight.max()) ** power  # of the largest, so that nothing overflows
-        lost = int((~(weight / weight.sum() >= _DRAWN)).sum())
-        if lost:
+    def __post_init__(self) -> None:
+        if not 1 <= self.k < self.n_items:
             raise InputError(
-                f"power = {power:g} leaves {lost:,} of {n_items:,} items too rare to be ever drawn: "
-                "choose a smaller one; 1 is their popularity itself, 0.5 to 0.75 are usual."
+                f"k = {self.k} negatives per positive: choose k from 1 to {self.n_items - 1}, "
+                f"one less than the catalogue's {self.n_items} items."
             )
-    popular = k * weight / weight.sum()
-    uniform = k / n_items
-    if name == "positive-excluded":
-        return Sampler(
-            lambda batch, asked, g: (positive_excluded(batch.positives[asked], k, n_items, g), None),
-            k / (n_items - 1), False,
+
+    @property
+    @abstractmethod
+    def alpha(self) -> Any:
+        """α = k·q, how often an item is drawn for one positive: of every item, or (n_items,). None
+        where no such rate exists, as when scores decide: then no theorem and no logQ applies.
+        """
+
+    @classmethod
+    def check(cls) -> None:
+        """Draw from a small catalogue: the negatives' form, and that items come as often as alpha
+        says (within six standard errors and a twentieth; not where windows are read).
+
+        InputError that says which of them fails.
+        """
+        n_items, k, places, d = 20, 4, 30_000, 4
+        generator = torch.Generator().manual_seed(0)
+        items = torch.randint(1, n_items + 1, (2, places), generator=generator)
+        segments = torch.arange(places) // 10 + 1
+        train = Histories(items[1].numpy().astype(np.int32), np.array([0, places]))
+        sampler = cls.of(k, n_items, train, 11, 1.0)
+        asked = Asked(
+            Batch(items[0], torch.arange(places) % 10, segments, items[1]), slice(None),
+            torch.randn(places, d, generator=generator), torch.randn(n_items + 1, d, generator=generator),
         )  # fmt: skip
-    if name == "history-excluded":
-        if longest >= n_items:
+        drawn, sets = sampler.draw(asked, generator)
+        wanted = f"({places if sets is None else 'S'}, {k})"
+        if drawn.ndim != 2 or drawn.shape[1] != k or (sets is None and len(drawn) != places):
+            raise InputError(f"draws {tuple(drawn.shape)} negatives where {wanted} are asked for.")
+        if drawn.dtype != torch.int64 or drawn.min() < 1 or drawn.max() > n_items:
             raise InputError(
-                f"A window of {longest} items may leave none of {n_items} to draw: lower "
-                "max_length, or choose another sampler than history-excluded."
+                f"draws {drawn.dtype} from {drawn.min()} to {drawn.max()}: int64 items from 1 to "
+                f"{n_items} are asked for."
             )
-        return Sampler(
-            lambda batch, asked, g: (history_excluded(batch, asked, k, n_items, g), None),
-            k / (n_items - held), False,
-        )  # fmt: skip
-    if name == "whole-catalogue":
-        return Sampler(
-            lambda batch, asked, g: (whole_catalogue(batch.positives[asked], k, n_items, g), None),
-            uniform, True,
-        )  # fmt: skip
-    if name == "popularity":
-        shares = torch.from_numpy(np.cumsum(weight) / weight.sum())
+        if sets is not None and (sets.shape != (places,) or sets.max() >= len(drawn)):
+            raise InputError(
+                f"tells each place's row as {tuple(sets.shape)}: ({places},) rows are asked."
+            )
+        if sampler.alpha is None or sampler.reads_windows:
+            return
+        rate = np.broadcast_to(sampler.alpha, n_items).astype(float)
+        could = np.full(n_items, len(drawn))
+        if not sampler.collisions and sets is None:
+            if (drawn == items[1][:, None]).any():
+                raise InputError("draws the positive, and says collisions = False.")
+            could = places - np.bincount(items[1], minlength=n_items + 1)[1:]
+        found = np.bincount(drawn.flatten(), minlength=n_items + 1)[1:] / could
+        allowed = 6 * np.sqrt(np.maximum(rate, 1 / places) / could) + rate / 20
+        if (wrong := np.abs(found - rate) > allowed).any():
+            item = int(wrong.argmax())
+            raise InputError(
+                f"draws an item {found[item]:.3g} times a positive where its alpha says "
+                f"{rate[item]:.3g}: mend alpha, or set it to None."
+            )
 
-        def by_popularity(
-            batch: Batch, asked: Tensor | slice, g: torch.Generator | None
-        ) -> tuple[Tensor, None]:
-            nonlocal shares  # moved once: a captured step can copy nothing from the host
-            shares = shares.to(batch.positives.device)
-            return popularity(batch.positives[asked], k, shares, g), None
-
-        return Sampler(by_popularity, popular, True)
-    if name == "in-batch":
-        return Sampler(
-            lambda batch, asked, g: (in_batch(batch.positives[asked], k, g), None), popular, True
-        )
-    if name == "shared-sequence":
-        return Sampler(
-            lambda batch, asked, g: shared(batch.segments[asked], k, n_items, g), uniform, True
-        )
-    if name == "shared-batch":
-        return Sampler(
-            lambda batch, asked, g: shared(torch.zeros_like(batch.segments[asked]), k, n_items, g),
-            uniform, True,
-        )  # fmt: skip
-    raise InputError(f"Sampler '{name}' is unknown: choose one of {', '.join(SAMPLERS)}.")
+    @abstractmethod
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        """Negatives of the P places asked: (P, k) int64 and None, or (S, k) and each one's row (P,)."""
 
 
-def positive_excluded(
-    positives: Tensor, k: int, n_items: int, generator: torch.Generator | None = None
-) -> Tensor:
+SAMPLERS = Registry("sampler", Sampler)
+
+
+class PositiveExcluded(Sampler):
     """Uniform over the catalogue without the positive, as Theorem 5.1 assumes.
 
-    positives (P,) items 1…n_items -> negatives (P, k), int64, on the positives' device. Drawn from
-    n_items − 1 places; places from the positive on move up by one.
+    Drawn from n_items − 1 places; places from the positive on move up by one.
     """
-    _check(k, n_items)
-    draw = torch.randint(
-        1, n_items, (len(positives), k), generator=generator, device=positives.device
-    )
-    draw += draw >= positives[:, None]  # in place: this is the largest tensor of a step
-    return draw
 
+    collisions = False
 
-def history_excluded(
-    batch: Batch,
-    asked: Tensor | slice,
-    k: int,
-    n_items: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Uniform over the catalogue without the items of the window, positives included.
+    @property
+    def alpha(self) -> float:
+        return self.k / (self.n_items - 1)
 
-    batch: with flat columns; asked: P of its places -> negatives (P, k), int64. Exact, without
-    redrawing: with the window's different items e₀ < e₁ < …, the r-th free item is
-    r + 1 + #{j : eⱼ − 1 − j ≤ r}.
-    """
-    _check(k, n_items)
-    owner = batch.segments.repeat(2)
-    key, order = torch.sort(owner * (n_items + 1) + torch.cat([batch.items, batch.positives]))
-    owner, item = owner[order], key % (n_items + 1)
-    new = (item > 0) & (key != torch.cat([key.new_full((1,), -1), key[:-1]]))
-    so_far = torch.cat([new.new_zeros(1, dtype=torch.int64), new.cumsum(0)])
-    own = batch.segments[asked]
-    begin = torch.searchsorted(owner, own)  # of each place's window among the keys
-    end = torch.searchsorted(owner, own, right=True)
-    before = so_far[torch.searchsorted(owner, owner)]  # different items of earlier windows
-    nth = so_far[1:] - before - 1  # j
-    free_below = owner * (n_items + 1) + torch.where(item > 0, item - 1 - nth, 0)
-    free_below = torch.where(item > 0, free_below, owner * (n_items + 1) - 1)  # padding: no item
-    free = n_items - (so_far[end] - so_far[begin])  # (P,)
-    draw = torch.rand(len(free), k, generator=generator, device=free.device, dtype=torch.float64)
-    nth_free = (draw * free[:, None]).long()
-    query = own[:, None] * (n_items + 1) + nth_free
-    found = torch.searchsorted(free_below, query, right=True)
-    return nth_free + 1 + so_far[found] - so_far[begin][:, None]
-
-
-def whole_catalogue(
-    positives: Tensor, k: int, n_items: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Uniform over all items, positive and history included, as the field's public code draws.
-
-    positives (P,) -> negatives (P, k), int64.
-    """
-    _check(k, n_items)
-    return torch.randint(
-        1, n_items + 1, (len(positives), k), generator=generator, device=positives.device
-    )
-
-
-def popularity(
-    positives: Tensor, k: int, cumulative: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Each item by its share: positives (P,), cumulative shares (n_items,) -> negatives (P, k)."""
-    draw = torch.rand(
-        len(positives), k, generator=generator, device=positives.device, dtype=cumulative.dtype
-    )
-    return torch.searchsorted(cumulative, draw, right=True).clamp_(max=len(cumulative) - 1) + 1
-
-
-def in_batch(positives: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
-    """Positives of the same batch, drawn at random: positives (P,) -> negatives (P, k).
-
-    Positives 0, which are padding, are never drawn.
-    """
-    real = torch.argsort((positives == PAD).byte(), stable=True)  # real ones first
-    draw = torch.rand(
-        len(positives), k, generator=generator, device=positives.device, dtype=torch.float64
-    )
-    return positives[real[(draw * (positives != PAD).sum()).long()]]
-
-
-def shared(
-    owner: Tensor, k: int, n_items: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """One draw from the whole catalogue for all places of an owner.
-
-    owner (P,): 0, 1, … -> negatives (owners, k), and for each place the row of its own: owner.
-    """
-    _check(k, n_items)
-    # Asking a GPU for the last owner would hold it up.
-    last = len(owner) if owner.is_cuda or not len(owner) else int(owner.max())
-    size = (last + 1, k)
-    return torch.randint(1, n_items + 1, size, generator=generator, device=owner.device), owner
-
-
-def _check(k: int, n_items: int) -> None:
-    if not 1 <= k < n_items:
-        raise InputError(
-            f"k = {k} negatives per positive: choose k from 1 to {n_items - 1}, "
-            f"one less than the catalogue's {n_items} items."
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        positives = asked.positives
+        draw = torch.randint(
+            1, self.n_items, (len(positives), self.k), generator=generator, device=positives.device
         )
+        draw += draw >= positives[:, None]  # in place: this is the largest tensor of a step
+        return draw, None
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryExcluded(Sampler):
+    """Uniform over the catalogue without the items of the window, positives included."""
+
+    held: float  # different items of a window, on average
+    longest: int  # its most items
+
+    collisions = False
+    uniform = False
+    reads_windows = True
+
+    @classmethod
+    def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:
+        windows = np.flatnonzero(train.lengths >= 2)
+        held = float(np.mean([len(set(train[user][-reads:].tolist())) for user in windows]))
+        return cls(k, n_items, held, reads)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.longest >= self.n_items:
+            raise InputError(
+                f"A window of {self.longest} items may leave none of {self.n_items} to draw: lower "
+                "max_length, or choose another sampler than history-excluded."
+            )
+
+    @property
+    def alpha(self) -> float:
+        return self.k / (self.n_items - self.held)
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        """Exact, without redrawing: with the window's different items e₀ < e₁ < …, the r-th free item
+        is r + 1 + #{j : eⱼ − 1 − j ≤ r}.
+        """
+        batch, n_items = asked.batch, self.n_items
+        owner = batch.segments.repeat(2)
+        key, order = torch.sort(owner * (n_items + 1) + torch.cat([batch.items, batch.positives]))
+        owner, item = owner[order], key % (n_items + 1)
+        new = (item > 0) & (key != torch.cat([key.new_full((1,), -1), key[:-1]]))
+        so_far = torch.cat([new.new_zeros(1, dtype=torch.int64), new.cumsum(0)])
+        own = asked.segments
+        begin = torch.searchsorted(owner, own)  # of each place's window among the keys
+        end = torch.searchsorted(owner, own, right=True)
+        before = so_far[torch.searchsorted(owner, owner)]  # different items of earlier windows
+        nth = so_far[1:] - before - 1  # j
+        free_below = owner * (n_items + 1) + torch.where(item > 0, item - 1 - nth, 0)
+        free_below = torch.where(
+            item > 0, free_below, owner * (n_items + 1) - 1
+        )  # padding: no item
+        free = n_items - (so_far[end] - so_far[begin])  # (P,)
+        draw = torch.rand(
+            len(free), self.k, generator=generator, device=free.device, dtype=torch.float64
+        )
+        nth_free = (draw * free[:, None]).long()
+        query = own[:, None] * (n_items + 1) + nth_free
+        found = torch.searchsorted(free_below, query, right=True)
+        return nth_free + 1 + so_far[found] - so_far[begin][:, None], None
+
+
+class WholeCatalogue(Sampler):
+    """Uniform over all items, positive and history included, as the field's public code draws."""
+
+    @property
+    def alpha(self) -> float:
+        return self.k / self.n_items
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        size = (len(asked.positives), self.k)
+        device = asked.positives.device
+        return torch.randint(1, self.n_items + 1, size, generator=generator, device=device), None
+
+
+@dataclass(frozen=True, eq=False)
+class ByPopularity(Sampler):
+    """Each item by its share of the training interactions, to the power γ.
+
+    An item that is never trained on counts as taken once, so that no q is 0. InputError for a γ so
+    large (or not finite) that an item would never be drawn, whatever its rate is said to be.
+    """
+
+    counts: np.ndarray  # (n_items,) training interactions
+    power: float = 1.0  # γ
+    _shares: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    uniform = False
+    has_power = True
+
+    @classmethod
+    def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:
+        return cls(k, n_items, np.bincount(train.items, minlength=n_items + 1)[1:], power)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lost = int((~(self._weight / self._weight.sum() >= _DRAWN)).sum())
+        if lost:
+            raise InputError(
+                f"power = {self.power:g} leaves {lost:,} of {self.n_items:,} items too rare to be ever "
+                "drawn: choose a smaller one; 1 is their popularity itself, 0.5 to 0.75 are usual."
+            )
+
+    @property
+    def _weight(self) -> np.ndarray:
+        weight = np.maximum(self.counts, 1).astype(float)
+        if self.power == 1:
+            return weight
+        return (weight / weight.max()) ** self.power  # of the largest, so that nothing overflows
+
+    @property
+    def alpha(self) -> np.ndarray:
+        return self.k * self._weight / self._weight.sum()
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        device = asked.positives.device
+        if device not in self._shares:  # moved once: a captured step can copy nothing from the host
+            shares = torch.from_numpy(np.cumsum(self._weight) / self._weight.sum())
+            self._shares[device] = shares.to(device)
+        cumulative = self._shares[device]
+        size = (len(asked.positives), self.k)
+        draw = torch.rand(size, generator=generator, device=device, dtype=cumulative.dtype)
+        found = torch.searchsorted(cumulative, draw, right=True)
+        return found.clamp_(max=len(cumulative) - 1) + 1, None
+
+
+@dataclass(frozen=True, eq=False)
+class InBatch(ByPopularity):
+    """Positives of the same batch, drawn at random. Positives 0, which are padding, never are."""
+
+    has_power = False
+
+    @classmethod
+    def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:
+        return super().of(k, n_items, train, reads, 1.0)
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        positives = asked.positives
+        real = torch.argsort((positives == PAD).byte(), stable=True)  # real ones first
+        size, device = (len(positives), self.k), positives.device
+        draw = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+        return positives[real[(draw * (positives != PAD).sum()).long()]], None
+
+
+class SharedSequence(WholeCatalogue):
+    """One draw from the whole catalogue for all places of a window."""
+
+    def owner(self, asked: Asked) -> Tensor:
+        """(P,) which draw is each place's own: 0, 1, …"""
+        return asked.segments
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        owner = self.owner(asked)
+        # Asking a GPU for the last owner would hold it up.
+        last = len(owner) if owner.is_cuda or not len(owner) else int(owner.max())
+        size, device = (last + 1, self.k), owner.device
+        return torch.randint(1, self.n_items + 1, size, generator=generator, device=device), owner
+
+
+class SharedBatch(SharedSequence):
+    """One draw from the whole catalogue for the whole batch."""
+
+    def owner(self, asked: Asked) -> Tensor:
+        return torch.zeros_like(asked.segments)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded(Sampler):
+    """What is known of a sampler when its training is over: its rates."""
+
+    rate: Any
+    met: bool
+
+    @property
+    def alpha(self) -> Any:
+        return self.rate
+
+    @property
+    def collisions(self) -> bool:  # type: ignore[override]
+        return self.met
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        raise InputError("Nothing can be drawn any more: assemble the experiment again.")
+
+
+for _name, _sampler in {
+    "positive-excluded": PositiveExcluded,
+    "history-excluded": HistoryExcluded,
+    "whole-catalogue": WholeCatalogue,
+    "popularity": ByPopularity,
+    "in-batch": InBatch,
+    "shared-sequence": SharedSequence,
+    "shared-batch": SharedBatch,
+}.items():
+    SAMPLERS.add(_name, _sampler)

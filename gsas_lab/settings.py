@@ -6,19 +6,23 @@ Nothing is computed here; what the values mean is decided where they are used, o
 import ast
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
-from gsas_lab import samplers, splits, theory, training
+from gsas_lab import parts, splits
+from gsas_lab.baselines import MF, Popularity
 from gsas_lab.batches import WINDOWS
-from gsas_lab.encoders import BLOCKS
+from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
 from gsas_lab.errors import InputError
+from gsas_lab.losses import LOSSES
+from gsas_lab.models import MODELS
+from gsas_lab.parts import Registry
+from gsas_lab.samplers import SAMPLERS
 
-MODELS = ("sasrec", "bert4rec", "mf", "popularity")
 OF_DATA = (  # the settings that say what is read and how it is split
     "dataset",
     "min_user",
@@ -30,10 +34,12 @@ OF_DATA = (  # the settings that say what is read and how it is split
     "validation_users",
     "exclude_seen",
 )
-BERNOULLI = ("bce", "gbce", "expected_gbce")  # losses of σ(s), whose fixed point is Theorem 5.1
+PRECISIONS = ("float32", "bfloat16")
+for _name, _model in dict(sasrec=SASRec, bert4rec=BERT4Rec, mf=MF, popularity=Popularity).items():
+    MODELS.add(_name, _model)
 
 
-def _option(default: Any, text: str, choices: tuple = ()) -> Any:
+def _option(default: Any, text: str, choices: Iterable[str] = ()) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
@@ -64,10 +70,10 @@ class Settings:
     max_length: int = _option(200, "longest history that is read")
     dropout: float = _option(0.5, "dropped share, 0…1")
     tied: bool = _option(False, "score with the table that reads items")
-    loss: str = _option("bce", "training loss", training.LOSSES)
+    loss: str = _option("bce", "training loss", LOSSES)
     k: int = _option(1, "negatives per positive (sampled losses)")
     t: float = _option(0.0, "calibration of gbce: 0 = BCE, 1 = the true probability")
-    sampler: str = _option("positive-excluded", "what a negative is", samplers.SAMPLERS)
+    sampler: str = _option("positive-excluded", "what a negative is", SAMPLERS)
     power: float = _option(1.0, "popularity to this power (sampler popularity)")
     logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
     masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
@@ -82,7 +88,7 @@ class Settings:
     weight_decay: float = _option(0.0, "AdamW's weight decay")
     warmup: float = _option(0.0, "share of the epochs in which lr rises")
     cooldown: float = _option(0.0, "share of the epochs, at the end, in which lr falls to 0")
-    precision: str = _option("float32", "of the encoder's products", training.PRECISIONS)
+    precision: str = _option("float32", "of the encoder's products", PRECISIONS)
     seed: int = _option(1, "of weights, order, negatives and dropout")
     device: str = _option("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
 
@@ -105,7 +111,9 @@ class Settings:
                 raise InputError(
                     f"{item.name} = {told} lies outside [0, 2^63): choose a smaller one."
                 )
-            if choices and value not in choices:
+            if isinstance(choices, Registry):
+                choices[value]  # refuses what it does not know
+            elif choices and value not in choices:
                 raise InputError(f"{item.name} = {value!r}: choose one of {', '.join(choices)}.")
             if item.type is float:  # so that t = 1 and t = 1.0 are one run
                 object.__setattr__(self, item.name, float(value))
@@ -128,81 +136,54 @@ class Settings:
                     f"{name} = {value} lies outside [{low}, {high}{')' if high == math.inf else ']'}: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
-        if self.model == "bert4rec" and self.max_length < 2:
+        model, loss, sampler = MODELS[self.model], LOSSES[self.loss], SAMPLERS[self.sampler]
+        if model.masked and self.max_length < 2:
             raise InputError(
-                "max_length = 1 leaves BERT4Rec no place for the mask: choose 2 or more."
+                f"max_length = 1 leaves {model.words} no place for the mask: choose 2 or more."
             )
-        if self.model == "mf" and self.sampler == "history-excluded":
-            raise InputError("model = 'mf' reads no windows: choose another sampler.")
-        if self.logq and self.loss in ("softmax", "expected_gbce", "bpr"):
+        if model.by_user and sampler.reads_windows:
+            raise InputError(f"model = '{self.model}' reads no windows: choose another sampler.")
+        if self.logq and not loss.takes_logq:
             raise InputError(f"loss = '{self.loss}' has nothing to correct: leave logq at False.")
-        if self.loss == "expected_gbce" and self.sampler in _UNEVEN:
+        if loss.only_uniform and not sampler.uniform:
             raise InputError(
-                f"loss = 'expected_gbce' is the mean over uniform draws, not over sampler = "
+                f"loss = '{self.loss}' is the mean over uniform draws, not over sampler = "
                 f"'{self.sampler}': choose positive-excluded or whole-catalogue."
             )
 
     @property
     def name(self) -> str:
         """The system's name in the paper's words."""
-        if self.model == "popularity":
-            return "Popularity"
-        base = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "mf": "MF"}[self.model]
-        k, t = f"k = {self.k}", f"t = {self.t:g}"
-        if self.model == "mf":
-            told = "MF-BPR" if self.loss == "bpr" else f"MF, {self.loss.replace('_', ' ')}, {k}"
-        elif self.loss == "bce":
-            told = base if (base, self.k) == ("SASRec", 1) else f"{base}, BCE, {k}"
-        elif self.loss in ("gbce", "expected_gbce") and base == "SASRec":
-            told = "gSASRec" + ("" if self.k == 256 else f", {k}")
-            told += "" if (self.k, self.t) == (256, 0.75) and self.loss == "gbce" else f", {t}"
-        elif self.loss in ("gbce", "expected_gbce"):
-            told = f"{base}, gBCE, {k}, {t}"
-        elif self.loss == "softmax":
-            told = f"{base}, softmax" if base == "SASRec" else base
-        else:
-            told = f"{base}, {self.loss.replace('_', ' ')}"
-            told += "" if (base, self.k) == ("SASRec", 16) else f", {k}"
-        told += ", expected loss" if self.loss == "expected_gbce" else ""
+        model = MODELS[self.model]
+        if not model.trained:
+            return model.words
+        told = LOSSES[self.loss].called(model.words, self.k, self.t)
         if self.sampler not in ("positive-excluded", "whole-catalogue"):
             told += f", {self.sampler.replace('-', ' ')} negatives"
         return told + (", logQ" if self.logq else "")
 
     @property
-    def normalised(self) -> bool:
-        """Is p̂ a softmax over the catalogue?
-
-        With the full softmax, with sampled softmax corrected by logQ, which learns the same, and for
-        Popularity. Plain sampled softmax is shown by σ(s), as in the paper's Figure 1: its own
-        normaliser is a random sample of the catalogue.
-        """
-        if self.model == "popularity":
-            return True
-        return self.loss == "softmax" or (self.loss == "sampled_softmax" and self.logq)
+    def own_parts(self) -> dict[str, str]:
+        """Of model, loss and sampler those that are not the library's -> hash of their source."""
+        return parts.sources(model=self.model, loss=self.loss, sampler=self.sampler)
 
     @property
     def unread(self) -> set[str]:
         """The settings that make no difference to this system."""
+        model, loss, sampler = MODELS[self.model], LOSSES[self.loss], SAMPLERS[self.sampler]
         trained = {item.name for item in fields(self)} - {*DATA, "model", "device"}
-        if self.model == "popularity":
+        if not model.trained:
             return trained
-        of_windows = "block blocks heads max_length dropout tied windows precision".split()
-        unread = set() if self.model == "bert4rec" else {"masked"}
-        unread |= {*of_windows, "theory_start"} if self.model == "mf" else set()
-        unread |= set() if self.loss in BERNOULLI else {"theory_start"}
-        unread |= set() if self.loss in ("gbce", "expected_gbce") else {"t"}
-        unread |= {"k", "sampler", "power", "logq"} if self.loss == "softmax" else set()
-        unread |= set() if self.sampler == "popularity" else {"power"}
+        unread = set() if model.masked else {"masked"}
+        if model.by_user:
+            unread |= set("block blocks heads max_length dropout tied windows precision".split())
+        unread |= set() if loss.has_start and not model.by_user else {"theory_start"}
+        unread |= set() if loss.has_t else {"t"}
+        unread |= set() if loss.samples else {"k", "sampler", "power", "logq"}
+        unread |= set() if sampler.has_power else {"power"}
         return unread
 
-    def beta(self, n_items: int) -> float:
-        """β of Eq. (27) among n_items items; 1 for the losses without one."""
-        if self.loss not in ("gbce", "expected_gbce"):
-            return 1.0
-        return float(theory.beta_from_t(self.t, theory.alpha(self.k, n_items)))
 
-
-_UNEVEN = ("popularity", "in-batch", "history-excluded")  # samplers that prefer some items
 _AT_LEAST_ONE = (
     "min_user min_item validation_users d blocks heads max_length k epochs patience batch_size"
 ).split()

@@ -4,6 +4,8 @@ The equations are those of Petrov & Macdonald (RecSys 2023). Every function work
 element on numbers or arrays, in float64, and needs no torch. Probabilities and scores have no unit.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -102,6 +104,58 @@ def prior_from_logit(
             return np.exp(shifted)
     small = np.exp(-np.abs(shifted))  # never above 1: no overflow at either end
     return np.where(shifted >= 0, 1.0, small) / (1 + small)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """Where training with drawn negatives ends: Theorem 5.1 as one object, and beyond gBCE.
+
+    An item of true probability P is pulled up P times with the slope −∂L/∂s⁺ of its score and pushed
+    down α(1 − P) times with ∂L/∂s⁻, or α times with `collisions`; it rests where both are equal.
+    For gBCE the slopes' ratio is β e^−s, and Eq. (10) follows.
+    """
+
+    alpha: Any  # how often an item is drawn for one positive: of every item, or item by item
+    pull: float | Callable[[np.ndarray], np.ndarray]  # β, or s -> log(−∂L/∂s⁺ ÷ ∂L/∂s⁻)
+    collisions: bool = False  # is the positive drawn as its own negative?
+
+    @property
+    def offset(self) -> float | None:
+        """log(β/α), by which every logit is too high (log P, with collisions); None where it is not
+        one number.
+        """
+        if callable(self.pull) or np.ndim(self.alpha):
+            return None
+        return float(logit_offset(self.alpha, self.pull))
+
+    def prior(self, logit: ArrayLike) -> Floats:
+        """P that a converged score tells; with collisions above 1 where none could have led to it."""
+        if not callable(self.pull):
+            return prior_from_logit(logit, self.alpha, self.pull, self.collisions)
+        raised = -self.pull(np.asarray(logit, float))  # as the score s itself in gBCE with β = 1
+        return prior_from_logit(raised, self.alpha, 1.0, self.collisions)
+
+    def logit(self, prior: ArrayLike) -> Floats:
+        """The score at which an item of true probability `prior` rests; ±60 at most for an own loss."""
+        if not callable(self.pull):
+            return converged_logit(prior, self.alpha, self.pull, self.collisions)
+        wanted = converged_logit(prior, self.alpha, 1.0, self.collisions)
+        low, high = np.full(np.shape(wanted), -60.0), np.full(np.shape(wanted), 60.0)
+        for _ in range(60):  # halvings: 120 · 2⁻⁶⁰
+            middle = (low + high) / 2
+            below = -self.pull(middle) < wanted
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return ((low + high) / 2)[()]
+
+    def probability(self, prior: ArrayLike) -> Floats:
+        """σ(s) there: Eq. (10)."""
+        if not callable(self.pull):
+            return converged_probability(prior, self.alpha, self.pull, self.collisions)
+        return prior_from_logit(self.logit(prior), 1.0, 1.0)
+
+    def forecast_sum(self, prior: ArrayLike) -> Floats:
+        """Σσ(s) of a catalogue, (..., n_items) -> (...): see `forecast_sum`."""
+        return self.probability(prior).sum(axis=-1)
 
 
 def expected_loss(

@@ -18,7 +18,6 @@ from gsas_lab.explorers import Explorer, blank, driven, row, stepped
 from gsas_lab.figures import GREY, size, styles
 from gsas_lab.paper import figure_1_sums
 from gsas_lab.runs import Settings
-from gsas_lab.settings import BERNOULLI
 
 ML1M = 3_416  # items of MovieLens-1M, the paper's smallest catalogue
 PAPER_SUM = figure_1_sums()["SASRec"]  # Σp for user 963
@@ -385,9 +384,9 @@ def gallery(systems: Mapping[str, Settings]) -> dict[str, go.Figure]:
     data = next(iter(trained.values())).data
     shown, users = explorers.from_outcomes(data, {n: run.outcome for n, run in trained.items()})
     curves = {
-        name: precision_vs_predicted(run.outcome.prob, run.outcome.ranks, *run.fixed_point)
+        name: precision_vs_predicted(run.outcome.prob, run.outcome.ranks, run.fixed_point)
         for name, run in trained.items()
-        if run.settings.loss in BERNOULLI
+        if run.theorem
     }
     every = {
         "One score, one loss": sigmoid_explorer(),

@@ -24,39 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, files, fused, triton_kernels
-from gsas_lab.batches import Batch, Task
-from gsas_lab.encoders import Dropout
+from gsas_lab import distributed, files, triton_kernels
+from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
-from gsas_lab.samplers import Sampler
-from gsas_lab.splits import Histories
+from gsas_lab.experiment import Experiment
+from gsas_lab.models import Dropout, Model
+from gsas_lab.settings import Settings
 
 _capturing = threading.Lock()  # one capture at a time: it waits for the whole device first
-PRECISIONS = ("float32", "bfloat16")
-LOSSES = ("bce", "gbce", "expected_gbce", "softmax", "sampled_softmax", "bpr")
 HISTORY = ("epoch", "loss", "ndcg@10", "positions", "seconds")  # what is kept of each epoch
-Objective = Callable[[Any, Tensor, Batch, torch.Generator], Tensor]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how fast, and when to stop."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: float  # share of the epochs in which lr rises to its value
-    cooldown: float  # share of the epochs, at the end, in which lr falls to 0
-    patience: int  # epochs without a better validation NDCG@10 before stopping
-    windows: str
-    precision: str = "float32"  # of the encoder's products; the loss is always float32
-
-    def rate(self, progress: float) -> float:
-        """Learning rate when a share `progress` (0…1) of the epochs is done."""
-        rise = progress / self.warmup if self.warmup else 1.0
-        fall = (1 - progress) / self.cooldown if self.cooldown else 1.0
-        return self.lr * min(1.0, rise, fall)
+def rate(settings: Settings, progress: float) -> float:
+    """Learning rate when a share `progress` (0…1) of the epochs is done: it rises, stays and falls."""
+    rise = progress / settings.warmup if settings.warmup else 1.0
+    fall = (1 - progress) / settings.cooldown if settings.cooldown else 1.0
+    return settings.lr * min(1.0, rise, fall)
 
 
 @dataclass
@@ -69,65 +52,13 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def objective(
-    loss: str, k: int, beta: float, sampler: Sampler, n_items: int, logq: bool = False
-) -> Objective:
-    """A named loss as a function of (model, hidden (P, d), batch, generator) -> scalar.
-
-    The batch's columns are flat, (P,). Places whose positive is 0 take no part. logq: take log α
-    of each item, the sampler's, from its score inside the loss.
-    """
-    if loss not in LOSSES:
-        raise InputError(f"Loss '{loss}' is unknown: choose one of {', '.join(LOSSES)}.")
-    offsets = torch.zeros(n_items + 1)
-    offsets[1:] = -torch.as_tensor(np.log(sampler.alpha))
-
-    def compute(model: Any, hidden: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        asked = _asked(batch)
-        hidden, table, positives = hidden[asked], model.table, batch.positives[asked]
-        if loss == "softmax":
-            return fused.softmax(hidden, table, positives)
-        if loss == "expected_gbce":
-            collisions = sampler.collisions
-            return fused.expected_gbce(hidden, table, positives, k, beta, model.bias, collisions)
-        negatives, sets = sampler.draw(batch, asked, generator)
-        if logq:
-            nonlocal offsets  # moved once: a captured step can copy nothing from the host
-            offsets = offsets.to(hidden.device)
-            hidden, table = fused.offset(hidden, table, offsets)
-        given = hidden, table, positives, negatives
-        if loss == "bpr":
-            return fused.bpr(*given, model.bias, sets)
-        if loss == "sampled_softmax":
-            return fused.sampled_softmax(*given, model.bias, sets=sets)
-        return fused.gbce(*given, beta, model.bias, sets=sets)
-
-    return compute
-
-
-def _asked(batch: Batch) -> Tensor | slice:
-    """The places with a positive, where they are few, as in masked windows. On a GPU all places, so
-    that a captured step keeps its shapes.
-    """
-    if batch.positives.device.type == "cpu":
-        asked = batch.positives.nonzero()[:, 0]
-        if 2 * len(asked) < len(batch.positives):
-            return asked
-    return slice(None)
-
-
 def fit(
-    model: Any,
-    histories: Histories,
-    task: Task,
-    loss: Objective,
-    schedule: Schedule,
-    validate: Callable[[Any], float],
+    experiment: Experiment,
+    model: Model,
+    validate: Callable[[Model], float],
     checkpoint: Path,
     identity: str,
-    seed: int,
     on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
-    label: str = "",
 ) -> Progress:
     """Train `model` in place, on the device where it is; it ends with its best weights.
 
@@ -141,8 +72,9 @@ def fit(
     Raises InputError if the loss is not finite, naming the epoch and step, if no history has two
     items, and for a checkpoint that is broken, another run's, or not the same for all processes.
     """
-    device = model.table.device
-    step = Step(model, loss, schedule)
+    device, task = model.table.device, experiment.task
+    histories, settings = experiment.split.train, experiment.settings
+    step = Step(experiment, model)
     progress, best_weights = Progress(), copy.deepcopy(model.state_dict())
     if checkpoint.exists():
         saved = files.read_checkpoint(checkpoint, identity)
@@ -155,15 +87,15 @@ def fit(
             "(GSAS_LAB_RUNS) where every machine reads it."
         )
 
-    bar = _bar(schedule.epochs, progress.epoch, label)
-    while progress.epoch < schedule.epochs:
-        if progress.epoch - progress.best_epoch >= schedule.patience:
+    bar = _bar(settings.epochs, progress.epoch, settings.name)
+    while progress.epoch < settings.epochs:
+        if progress.epoch - progress.best_epoch >= settings.patience:
             break
         epoch = progress.epoch
-        rng = np.random.default_rng([seed, epoch])
+        rng = np.random.default_rng([settings.seed, epoch])
         own = distributed.number()  # processes draw differently
         step.seed(int(rng.integers(2**62)) + own, int(rng.integers(2**62)) + own)
-        plan = task.plan(histories, model.max_length, schedule.batch_size, schedule.windows, rng)
+        plan = task.plan(histories, model.max_length, settings.batch_size, settings.windows, rng)
         if not plan:
             raise InputError("No history has two interactions to train on: choose another split.")
         plan = [distributed.share(spans) for spans in plan]
@@ -171,16 +103,19 @@ def fit(
         started, values, counts = time.perf_counter(), [], []
         on_gpu = device.type == "cuda"
         made = task.batches(histories, plan, model.max_length, rng, 8 if on_gpu else 1)
+        torch.manual_seed(
+            settings.seed << 20 | epoch
+        )  # of own parts that draw from torch's generator
         for number, batch in enumerate(_ahead(made, on_gpu)):
             counts.append(int(batch.positives.count_nonzero()))
-            rate = schedule.rate((epoch + (number + 1) / len(plan)) / schedule.epochs)
-            values.append(step(batch, rate))
+            lr = rate(settings, (epoch + (number + 1) / len(plan)) / settings.epochs)
+            values.append(step(batch, lr))
             if not on_gpu:  # a GPU is asked once an epoch: each answer would hold it up
-                _check(values[-1:], epoch, len(plan), schedule, number)
+                _check(values[-1:], epoch, len(plan), settings, number)
             bar.update(1 / len(plan))
         values = [*distributed.mean(torch.stack(values))]
         counts = distributed.total(counts)
-        _check(values, epoch, len(plan), schedule)
+        _check(values, epoch, len(plan), settings)
         mean_loss = float(np.average(torch.stack(values).tolist(), weights=counts))
         seconds = time.perf_counter() - started
         model.eval()
@@ -224,20 +159,20 @@ class Step:
 
     WARM = 3  # steps before a capture: everything is compiled and allocated by then
 
-    def __init__(self, model: Any, loss: Objective, schedule: Schedule):
-        self.model, self.device = model, model.table.device
+    def __init__(self, experiment: Experiment, model: Model):
+        self.model, self.device, settings = model, model.table.device, experiment.settings
         self.negatives, self.noise = torch.Generator(self.device), torch.Generator(self.device)
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.generator = self.noise
         self.forward = distributed.wrapped(
-            _Forward(model, loss, self.negatives, schedule.precision == "bfloat16")
+            _Forward(experiment, model, self.negatives, settings.precision == "bfloat16")
         )
         cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
-            lr=torch.tensor(schedule.lr, device=self.device) if cuda else schedule.lr,
-            weight_decay=schedule.weight_decay,
+            lr=torch.tensor(settings.lr, device=self.device) if cuda else settings.lr,
+            weight_decay=settings.weight_decay,
             fused=True,
             capturable=cuda,
         )
@@ -306,20 +241,40 @@ class Step:
 class _Forward(nn.Module):
     """Batch -> hidden states -> loss: DDP wants every use of the weights in the forward it wraps."""
 
-    def __init__(self, model: Any, loss: Objective, negatives: torch.Generator, autocast: bool):
+    def __init__(
+        self, experiment: Experiment, model: Model, negatives: torch.Generator, autocast: bool
+    ):
         super().__init__()
-        self.model, self.loss, self.negatives, self.autocast = model, loss, negatives, autocast
+        self.loss, self.sampler = experiment.loss, experiment.sampler
+        self.model, self.negatives, self.autocast = model, negatives, autocast
 
     def forward(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.model(batch.items, batch.positions, batch.segments)
         flat = Batch(*(x.flatten() for x in batch))
-        value = self.loss(self.model, hidden.float().flatten(0, 1), flat, self.negatives)
+        places = _asked(flat)
+        hidden, table = hidden.float().flatten(0, 1)[places], self.model.table
+        negatives = sets = None
+        if not self.loss.whole:
+            asked = Asked(flat, places, hidden.detach(), table.detach())
+            negatives, sets = self.sampler.draw(asked, self.negatives)
+        value = self.loss(hidden, table, flat.positives[places], self.model.bias, negatives, sets)
         return distributed.part(value, batch.positives)
 
 
+def _asked(batch: Batch) -> Tensor | slice:
+    """The places with a positive, where they are few, as in masked windows. On a GPU all places, so
+    that a captured step keeps its shapes.
+    """
+    if batch.positives.device.type == "cpu":
+        asked = batch.positives.nonzero()[:, 0]
+        if 2 * len(asked) < len(batch.positives):
+            return asked
+    return slice(None)
+
+
 def _check(
-    values: list[Tensor], epoch: int, steps: int, schedule: Schedule, first: int = 0
+    values: list[Tensor], epoch: int, steps: int, settings: Settings, first: int = 0
 ) -> None:
     """InputError if a loss of the steps from `first` on is not finite, naming that step."""
     finite = torch.stack(values).isfinite()
@@ -329,7 +284,7 @@ def _check(
     raise InputError(
         f"The loss became {values[step].item()} in epoch {epoch + 1}, step {first + step + 1} of "
         f"{steps}: "
-        f"lower the learning rate (lr = {schedule.lr}) or raise warmup."
+        f"lower the learning rate (lr = {settings.lr}) or raise warmup."
     )
 
 

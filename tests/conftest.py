@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gsas_lab import runs, splits
+from gsas_lab import experiment, runs, splits
 from gsas_lab.interactions import from_world
 from gsas_lab.settings import Settings
 from gsas_lab.worlds import World
@@ -88,7 +88,8 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     """Settings of a run that takes a second, in a world of its own and with a fresh run folder."""
     data = from_world(World(n_users=300, length=12, n_items=60, n_genres=5, seed=7))
     split = splits.leave_one_out(data, validation_users=50)
-    monkeypatch.setattr(runs, "load_data", lambda settings: runs.Data(data, split))
+    for module in (experiment, runs):
+        monkeypatch.setattr(module, "load_data", lambda settings: experiment.Data(data, split))
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
     return Settings(
         d=16,

@@ -156,7 +156,7 @@ def test_precision_against_predicted_by_a_literal_loop():
     rng = np.random.default_rng(8)
     prob = -np.sort(-rng.random((50, 6)), axis=1)
     ranks = rng.integers(1, 12, 50)
-    curve = calibration.precision_vs_predicted(prob, ranks, ALPHA, BETA)
+    curve = calibration.precision_vs_predicted(prob, ranks, theory.FixedPoint(ALPHA, BETA))
     for row in curve.itertuples():
         precision = np.mean([(rank <= row.cutoff) / row.cutoff for rank in ranks])
         assert row.precision == pytest.approx(precision)
@@ -302,7 +302,7 @@ def test_the_analytic_form_cures_and_keeps_the_order_to_the_last_item():
     prior = rng.dirichlet(np.full(3_000, 0.05), size=40)
     scores = theory.converged_logit(np.maximum(prior, 1e-12), ALPHA, BETA).astype(np.float32)
     hit = rng.random(prior.shape) < prior
-    prob = calibration.analytic(ALPHA, BETA)(scores)
+    prob = theory.FixedPoint(ALPHA, BETA).prior(scores)
     assert (np.argsort(prob, kind="stable") == np.argsort(scores, kind="stable")).all()
     raw = calibration.expected_calibration_error(expit(scores.astype(float)), hit)
     assert calibration.expected_calibration_error(prob, hit) < raw / 10

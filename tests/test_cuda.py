@@ -1,11 +1,16 @@
 """What only a GPU can show: the captured step, runs on streams of their own, the Triton route."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from gsas_lab import fused, runs, samplers, training
+from gsas_lab import fused, runs, training
+from gsas_lab.batches import Asked, Batch
+from gsas_lab.losses import LOSSES
+from gsas_lab.samplers import PositiveExcluded
+from gsas_lab.settings import PRECISIONS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
@@ -29,8 +34,8 @@ def test_captured_steps_are_the_eager_ones(on_gpu, monkeypatch, tmp_path):
     assert captured["loss"].iloc[-1] < captured["loss"].iloc[0]
 
 
-@pytest.mark.parametrize("loss", training.LOSSES)
-@pytest.mark.parametrize("precision", training.PRECISIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_loss_can_be_captured_and_learns(on_gpu, loss, precision):
     run = runs.train(replace(on_gpu, loss=loss, precision=precision, lr=0.01, dropout=0.0))
     assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
@@ -60,13 +65,14 @@ def test_runs_on_streams_of_their_own_end_as_alone(on_gpu, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("n_items", [60, 3_416, 200_000])
 @pytest.mark.parametrize("k", [1, 50])
-@pytest.mark.parametrize("loss", [fused.bce, fused.sampled_softmax])
+@pytest.mark.parametrize("loss", [partial(fused.gbce, beta=1.0), fused.sampled_softmax])
 def test_the_routes_agree_on_a_gpu(n_items, k, loss):
     g = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(500, 64, generator=g, device="cuda").div_(4).requires_grad_()
     table = torch.randn(n_items + 1, 64, generator=g, device="cuda").div_(4).requires_grad_()
     positives = torch.randint(0, n_items + 1, (500,), generator=g, device="cuda")
-    negatives = samplers.positive_excluded(positives, k, n_items, g)
+    batch = Batch(positives, positives, positives, positives)
+    negatives, _ = PositiveExcluded(k, n_items).draw(Asked(batch, slice(None)), g)
     truth = None
     for route in ("portable", "triton", "catalogue", "auto"):
         if route == "catalogue" and n_items > 10_000:

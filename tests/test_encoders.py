@@ -6,15 +6,16 @@ import torch
 from torch import nn
 
 from gsas_lab.batches import pad_right
-from gsas_lab.encoders import BERT4Rec, Block, Dropout, SASRec
+from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
 from gsas_lab.errors import InputError
+from gsas_lab.models import Dropout
 
 VARIANTS = ["paper", "modern", "bert"]
 
 
 def model(variant, **changes):
     torch.manual_seed(0)
-    settings = {"d": 8, "blocks": 2, "heads": 2, "max_length": 6, "variant": variant, **changes}
+    settings = {"d": 8, "blocks": 2, "heads": 2, "max_length": 6, "block": variant, **changes}
     built = SASRec(20, **settings)
     for parameter in built.parameters():  # nothing is zero or one by chance of the start
         nn.init.normal_(parameter, std=0.5)
@@ -96,7 +97,7 @@ def test_the_papers_block_is_the_papers_block():
 
 
 def test_the_bert_block_is_torchs_post_norm_encoder_layer():
-    block = Block(8, 2, 0.0, "bert").eval()
+    block = BLOCKS["bert"](8, 2, 0.0).eval()
     theirs = torch.nn.TransformerEncoderLayer(
         8, 2, 32, 0.0, activation="gelu", batch_first=True, norm_first=False
     ).eval()
@@ -116,7 +117,7 @@ def test_the_bert_block_is_torchs_post_norm_encoder_layer():
 
 def bert(variant="modern", **more):
     torch.manual_seed(0)
-    return BERT4Rec(20, d=8, heads=2, max_length=6, variant=variant, dropout=0.0, **more).eval()
+    return BERT4Rec(20, d=8, heads=2, max_length=6, block=variant, dropout=0.0, **more).eval()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -13,7 +13,7 @@ import pytest
 from gsas_lab import explorers
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.errors import InputError
-from gsas_lab.theory import logits_bytes
+from gsas_lab.theory import FixedPoint, logits_bytes
 
 U, K, N = 30, 15, 40
 MIMETYPE = "application/vnd.plotly.v1+json"
@@ -44,7 +44,10 @@ def systems() -> dict[str, explorers.TopItems]:
 def curves() -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(0)
     prob, rank = np.sort(rng.random((50, 100)))[:, ::-1], rng.integers(2, 200, 50)
-    return {name: precision_vs_predicted(prob, rank, 0.1, 0.5) for name in ("SASRec", "gSASRec")}
+    return {
+        name: precision_vs_predicted(prob, rank, FixedPoint(0.1, 0.5))
+        for name in ("SASRec", "gSASRec")
+    }
 
 
 def inside(widget: widgets.Widget, kind: type) -> list:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gsas_lab import calibration, evidence, recipes, runs, theory
+from gsas_lab import calibration, evidence, recipes, runs
+from gsas_lab.theory import FixedPoint
 
 TOLERANCE = {"SASRec": 0.06, "gSASRec": 0.03, "gSASRec, t = 1": 0.02}  # of the mean σ in a bin
 
@@ -25,12 +26,15 @@ def test_learned_probabilities_lie_on_the_theorems_curve(name, truth):
     some, prior = truth
     run = runs.train(recipes.systems("known-truth")[name])
     learned = run.probabilities(run.scores(some))
-    distance = calibration.deviation_from_theory(prior, learned, *run.fixed_point)
+    distance = calibration.deviation_from_theory(prior, learned, run.fixed_point)
     assert distance["max_binned"] < TOLERANCE[name], distance
     if name == "gSASRec, t = 1":
-        assert run.fixed_point[0] == run.fixed_point[1], "the curve is the diagonal"
+        assert run.fixed_point.offset == 0, "the curve is the diagonal"
     else:  # and the diagonal is refused: the test can tell the two apart
-        assert calibration.deviation_from_theory(prior, learned, 1, 1)["max_binned"] > 0.2
+        assert (
+            calibration.deviation_from_theory(prior, learned, FixedPoint(1.0, 1.0))["max_binned"]
+            > 0.2
+        )
 
 
 def test_sasrec_is_overconfident_and_the_inverse_of_the_theorem_repairs_it(truth):
@@ -38,8 +42,8 @@ def test_sasrec_is_overconfident_and_the_inverse_of_the_theorem_repairs_it(truth
     run = runs.train(recipes.systems("known-truth")["SASRec"])
     scores = run.scores(some)
     said = run.probabilities(scores).sum(1).mean()
-    expected = theory.converged_probability(prior, *run.fixed_point).sum(1).mean()
-    repaired = theory.prior_from_logit(scores, *run.fixed_point)
+    expected = run.fixed_point.forecast_sum(prior).mean()
+    repaired = run.fixed_point.prior(scores)
     assert said > 100 and said == pytest.approx(expected, rel=0.1)
     assert repaired.sum(1).mean() == pytest.approx(1, abs=0.1)
 
@@ -82,10 +86,10 @@ def test_popularity_negatives_are_told_from_uniform_ones_by_what_is_learned():
     run = runs.train(recipes.sampler_proofs()["popularity"])
     some = run.data.split.test.first(500)
     prior = runs.true_probabilities(run.data, some)
-    uniform = 16 / 200, run.fixed_point[1], True
+    uniform = replace(run.fixed_point, alpha=16 / 200)
     learned = run.probabilities(run.scores(some))
-    assert calibration.deviation_from_theory(prior, learned, *uniform)["r2"] < 0.9
-    assert calibration.deviation_from_theory(prior, learned, *run.fixed_point)["r2"] > 0.99
+    assert calibration.deviation_from_theory(prior, learned, uniform)["r2"] < 0.9
+    assert calibration.deviation_from_theory(prior, learned, run.fixed_point)["r2"] > 0.99
 
 
 def test_without_sampling_noise_the_overconfidence_is_the_same(proof):
@@ -112,7 +116,7 @@ def test_an_encoder_in_bfloat16_learns_the_same(proof):
         test = half.data.split.test.first(2000)
         prior = runs.true_probabilities(half.data, test)
         learned = half.probabilities(half.scores(test))
-        distance = calibration.deviation_from_theory(prior, learned, *half.fixed_point)
+        distance = calibration.deviation_from_theory(prior, learned, half.fixed_point)
         assert distance["r2"] > proof.loc[name, "r2"] - 0.005
         assert learned.sum(1).mean() == pytest.approx(proof.loc[name, "Σσ learned"], rel=0.02)
 

@@ -1,6 +1,5 @@
 """The losses and their fused forms against the literal float64 reference."""
 
-import math
 import os
 import re
 import signal
@@ -9,13 +8,25 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 import torch
 
-from gsas_lab import fused, losses, native, theory
+from gsas_lab import fused, native, theory
 from gsas_lab.errors import InputError
-from gsas_lab.samplers import positive_excluded, whole_catalogue
+from gsas_lab.losses import (
+    BCE,
+    BPR,
+    GBCE,
+    LOSSES,
+    ExpectedGBCE,
+    LogQ,
+    Loss,
+    SampledSoftmax,
+    Softmax,
+)
+from gsas_lab.samplers import SAMPLERS, PositiveExcluded, WholeCatalogue
 
 SCORES = torch.tensor([-80.0, -30, -5, -0.1, 0, 0.1, 5, 30, 80])
 N_ITEMS = 50
@@ -33,9 +44,7 @@ def test_gbce_equals_the_literal_form_for_scores_of_80(t, k):
     beta = theory.beta_from_t(t, theory.alpha(k, N_ITEMS))
     positive = SCORES
     negative = SCORES.flip(0)[:, None].repeat(1, k)
-    value, (d_positive, d_negative) = slopes(
-        lambda p, n: losses.gbce(p, n, beta), positive, negative
-    )
+    value, (d_positive, d_negative) = slopes(GBCE(beta).formula, positive, negative)
     truth, (e_positive, e_negative) = slopes(
         lambda p, n: reference.gbce(p, n, beta), positive.double(), negative.double()
     )
@@ -47,29 +56,25 @@ def test_gbce_equals_the_literal_form_for_scores_of_80(t, k):
 
 def test_bce_is_gbce_with_beta_one_and_gbce_is_bce_of_the_transformed_positive():
     positive, negative = torch.linspace(-6, 6, 13), torch.randn(13, 4)
-    assert losses.bce(positive, negative) == losses.gbce(positive, negative, 1.0)
+    assert BCE().formula(positive, negative) == GBCE(1.0).formula(positive, negative)
     for beta in (0.1, 0.5, 1.0):  # Theorem 5.2
-        transformed = losses.transform_positive(positive, beta)
+        transformed = torch.from_numpy(theory.positive_transform(positive.double(), beta))
         torch.testing.assert_close(
-            losses.bce(transformed, negative), losses.gbce(positive, negative, beta)
+            BCE().formula(transformed, negative.double()),
+            GBCE(beta).formula(positive.double(), negative.double()),
         )
-    literal = torch.log(1 / (torch.sigmoid(positive.double()) ** -0.3 - 1))  # Eq. (25)
-    torch.testing.assert_close(
-        losses.transform_positive(positive, 0.3).double(), literal, rtol=1e-5, atol=1e-5
-    )
-    assert torch.isfinite(losses.transform_positive(SCORES, 0.3)).all()
 
 
 def test_softmaxes_equal_the_literal_form_for_scores_of_80():
     negative = SCORES.flip(0)[:, None].repeat(1, 5)
-    value, gradients = slopes(losses.sampled_softmax, SCORES, negative)
+    value, gradients = slopes(SampledSoftmax().formula, SCORES, negative)
     truth, expected = slopes(reference.sampled_softmax, SCORES.double(), negative.double())
     assert value.double() == pytest.approx(truth.item(), rel=1e-6)
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-7)
     every = SCORES.repeat(4, 1)
     targets = torch.tensor([1, 2, 5, 8])
-    assert losses.softmax(every, targets).double() == pytest.approx(
+    assert Softmax().formula(every, targets).double() == pytest.approx(
         reference.softmax(every, targets).item(), rel=1e-6
     )
 
@@ -84,13 +89,13 @@ def case(k, scale, dtype=torch.float32):
     return hidden.to(dtype), table.to(dtype), positives, negatives
 
 
-LOSSES = {
+FUSED = {
     "gbce": (
         lambda h, t, p, n, route: fused.gbce(h, t, p, n, 0.3, route=route),
         lambda p, n: reference.gbce(p, n, 0.3),
     ),
     "bce": (
-        lambda h, t, p, n, route: fused.bce(h, t, p, n, route=route),
+        lambda h, t, p, n, route: fused.gbce(h, t, p, n, 1.0, route=route),
         lambda p, n: reference.gbce(p, n, 1.0),
     ),
     "sampled_softmax": (
@@ -118,7 +123,7 @@ def literally(loss, hidden, table, positives, negatives):
 
 
 @pytest.mark.parametrize("route", ON_CPU)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("k", [1, 16, 49])
 @pytest.mark.parametrize("scale", [0.1, 5.0])  # 5: scores beyond ±80
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -127,7 +132,7 @@ def test_fused_losses_equal_the_literal_form_and_its_gradients(name, k, scale, r
     needs(route)
     hidden, table, positives, negatives = case(k, scale)
     hidden = hidden.to(dtype)  # what an encoder in bf16 hands over; the table stays in float32
-    ours, literal = LOSSES[name]
+    ours, literal = FUSED[name]
     value, gradients = slopes(lambda h, t: ours(h, t, positives, negatives, route), hidden, table)
     truth, expected = slopes(
         lambda h, t: literally(literal, h, t, positives, negatives), hidden.double(), table.double()
@@ -139,11 +144,11 @@ def test_fused_losses_equal_the_literal_form_and_its_gradients(name, k, scale, r
 
 
 @pytest.mark.parametrize("route", ON_CPU)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FUSED)
 def test_positions_of_padding_take_no_part(name, route):
     needs(route)
     hidden, table, positives, negatives = case(16, 0.5)
-    ours, literal = LOSSES[name]
+    ours, literal = FUSED[name]
     positives[[0, 5, 32]] = 0
     real = positives != 0
     value, gradients = slopes(lambda h, t: ours(h, t, positives, negatives, route), hidden, table)
@@ -408,14 +413,14 @@ def test_the_expected_loss_is_the_mean_over_every_draw(collisions):
         drawn = [i for i in range(1, N_ITEMS + 1) if collisions or i != target]
         negatives = row[drawn][:, None]  # each negative alone: k = 1
         every.append(reference.gbce(row[target].expand(len(drawn)), negatives, 0.4))
-    expected = losses.expected_gbce(scores, targets, 1, 0.4, collisions)
+    expected = ExpectedGBCE(0.4, 1, collisions).formula(scores, targets)
     torch.testing.assert_close(expected, torch.stack(every).mean())
     # Of k draws only the weight of the negatives and the k + 1 change.
-    positive = losses.gbce(scores.gather(1, targets[:, None])[:, 0], scores[:, :0], 0.4)
+    positive = GBCE(0.4).formula(scores.gather(1, targets[:, None])[:, 0], scores[:, :0])
     for k in (4, 30):
         negative = 2 * expected - positive  # of one draw
         torch.testing.assert_close(
-            losses.expected_gbce(scores, targets, k, 0.4, collisions),
+            ExpectedGBCE(0.4, k, collisions).formula(scores, targets),
             (positive + k * negative) / (k + 1),
         )
 
@@ -433,7 +438,7 @@ def test_the_fused_expected_loss_equals_the_plain_one_and_its_gradients(
         hidden, table, bias,
     )  # fmt: skip
     truth, expected = slopes(
-        lambda h, t, b: losses.expected_gbce(h @ t.T + b, positives, 16, 0.3, collisions),
+        lambda h, t, b: ExpectedGBCE(0.3, 16, collisions).formula(h @ t.T + b, positives),
         hidden.double(), table.double(), bias.double(),
     )  # fmt: skip
     assert value.double() == pytest.approx(truth.item(), rel=1e-5)
@@ -478,12 +483,13 @@ def test_shared_negatives_equal_the_same_ones_repeated(name, n_sets, monkeypatch
     bias = torch.tensor(0.3)
     more = {"beta": 0.4} if name == "gbce" else {}
     loss = getattr(fused, name)
+    literally_it = {"gbce": GBCE(0.4), "sampled_softmax": SampledSoftmax(), "bpr": BPR()}[name]
 
     def literal(h, t, b):
         real = positives > 0
         own = (h[real] * t[positives[real]]).sum(1) + b
         others = (h[real, None] * t[negatives[sets[real]]]).sum(-1) + b
-        return getattr(losses, name)(own, others, *more.values())
+        return literally_it.formula(own, others)
 
     truth = slopes(literal, hidden.double(), table.double(), bias.double())
     monkeypatch.setattr(fused, "_PAIRS", 20)  # several parts of each set
@@ -559,9 +565,13 @@ def test_plain_losses_of_scores_of_a_million_get_the_gradients_of_float64(size):
     targets = positives.clamp(min=1)
     own, others = every.gather(1, targets[:, None])[:, 0], every.gather(1, negatives)
     for plain, literal, given in (
-        (losses.sampled_softmax, reference.sampled_softmax, (own, others)),
-        (losses.bce, lambda p, n: reference.gbce(p, n, 1.0), (own, others)),
-        (lambda s: losses.softmax(s, targets), lambda s: reference.softmax(s, targets), (every,)),
+        (SampledSoftmax().formula, reference.sampled_softmax, (own, others)),
+        (BCE().formula, lambda p, n: reference.gbce(p, n, 1.0), (own, others)),
+        (
+            lambda s: Softmax().formula(s, targets),
+            lambda s: reference.softmax(s, targets),
+            (every,),
+        ),
     ):
         value, gradients = slopes(plain, *(x.float() for x in given))
         truth, expected = slopes(literal, *given)
@@ -579,19 +589,9 @@ def test_a_positive_of_a_million_does_not_swallow_the_expected_loss_of_the_other
     if fast:
         value = fused.expected_gbce(hidden, table, one, 5, 0.3)
     else:
-        value = losses.expected_gbce(hidden @ table.T, one, 5, 0.3)
+        value = ExpectedGBCE(0.3, 5).formula(hidden @ table.T, one)
     truth = 5 / 6 * torch.nn.functional.softplus(torch.tensor(-4.0, dtype=torch.float64))
     assert value.double() == pytest.approx(truth.item(), rel=1e-5)
-
-
-def test_the_transformed_positive_of_a_large_score_stays_finite_and_has_its_slope():
-    scores = torch.tensor([-1e6, -100.0, 0.0, 30.0, 50.0, 120.0, 1e6])
-    value, (slope,) = slopes(lambda s: losses.transform_positive(s, 0.3).sum(), scores)
-    plain = losses.transform_positive(scores, 0.3)
-    wanted = torch.where(scores > 20, scores - math.log(0.3), scores * 0.3)
-    ends = scores.abs() > 1
-    torch.testing.assert_close(plain[ends], wanted[ends])
-    assert slope.isfinite().all() and (slope[-3:] == 1).all()
 
 
 @pytest.mark.parametrize("d", [16, 20])
@@ -601,26 +601,6 @@ def test_offsets_are_added_to_the_scores_of_their_items_alone(d):
     h, t = fused.offset(hidden, table, offsets)
     torch.testing.assert_close(h @ t.T, hidden @ table.T + offsets)
     assert h.shape[1] == 32
-
-
-def test_samplers_draw_uniformly_with_and_without_the_positive():
-    g = torch.Generator().manual_seed(0)
-    positives = torch.full((4000,), 3)
-    excluded = positive_excluded(positives, 7, 8, g).flatten()
-    counts = torch.bincount(excluded, minlength=9)
-    assert counts[0] == 0 and counts[3] == 0 and len(counts) == 9
-    expected = 4_000
-    assert (counts[[1, 2, 4, 5, 6, 7, 8]] - expected).abs().max() < 5 * expected**0.5
-    anything = torch.bincount(whole_catalogue(positives, 7, 8, g).flatten(), minlength=9)
-    assert anything[0] == 0 and (anything[1:] - 3500).abs().max() < 5 * 3500**0.5
-    again = positive_excluded(positives, 7, 8, torch.Generator().manual_seed(0)).flatten()
-    assert torch.equal(excluded, again)
-
-
-@pytest.mark.parametrize("k", [0, -1, 8])
-def test_a_k_that_the_catalogue_cannot_serve_is_refused(k):
-    with pytest.raises(InputError, match=f"k = {k}.*from 1 to 7"):
-        positive_excluded(torch.ones(2, dtype=torch.long), k, 8)
 
 
 @pytest.mark.parametrize("pool", [True, False])
@@ -664,3 +644,76 @@ def test_the_native_route_refuses_shapes_that_do_not_fit():
     ):
         with pytest.raises(InputError, match="do not fit together"):
             fused.gbce(*wrong, 0.3, route="native")
+
+
+def of_run(name, n_items=N_ITEMS, k=8):
+    return LOSSES[name].of(0.6, PositiveExcluded(k, n_items))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_its_formula_on_gathered_scores_with_the_same_gradients(name):
+    """The fused form and the literal line are one loss, with a bias and with padding."""
+    loss, (hidden, table, positives, negatives) = of_run(name), case(8, 1.0)
+    positives[[0, 5, 32]] = 0
+    bias = torch.tensor(0.0 if name == "softmax" else -1.5)  # softmax knows no bias
+    real = positives != 0
+
+    def literal(h, t, b):
+        every = h[real] @ t.T + b
+        if loss.whole:
+            return loss.formula(every, positives[real])
+        own = every.gather(1, positives[real, None])[:, 0]
+        return loss.formula(own, every.gather(1, negatives[real]))
+
+    def ours(h, t, b):
+        return loss(h, t, positives, b, None if loss.whole else negatives) + 0.0 * b
+
+    value, gradients = slopes(ours, hidden, table, bias)
+    truth, expected = slopes(literal, hidden.double(), table.double(), bias.double())
+    assert value.double() == pytest.approx(truth.item(), rel=1e-5)
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert (got.double() - wanted).abs().max() <= 1e-5 * wanted.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if not LOSSES[n].whole])
+def test_the_form_for_losses_without_a_kernel_is_the_fused_one(name):
+    loss, (hidden, table, positives, negatives) = of_run(name), case(8, 1.0)
+    positives[[0, 5, 32]] = 0
+    sets = torch.arange(33) % 4
+    for given in ((negatives, None), (negatives[:4], sets)):
+        inputs = hidden, table
+        value, gradients = slopes(lambda h, t, g=given: loss(h, t, positives, None, *g), *inputs)
+        plain, expected = slopes(
+            lambda h, t, g=given: Loss.__call__(loss, h, t, positives, None, *g), *inputs
+        )
+        torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-6)
+        for got, wanted in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", [PositiveExcluded(8, 50), WholeCatalogue(8, 50)])
+@pytest.mark.parametrize("beta", [0.2, 1.0])
+def test_the_fixed_point_found_from_the_formula_alone_is_theorem_5_1(sampler, beta):
+    loss, prior = GBCE(beta), np.array([1e-5, 1e-3, 0.1, 0.5, 0.9])
+    theorem, found = loss.fixed_point(sampler), Loss.fixed_point(loss, sampler)
+    np.testing.assert_allclose(found.logit(prior), theorem.logit(prior), atol=1e-9)
+    np.testing.assert_allclose(found.probability(prior), theorem.probability(prior), atol=1e-9)
+    scores = np.linspace(-12, 12, 9)
+    np.testing.assert_allclose(found.prior(scores), theorem.prior(scores), rtol=1e-9)
+
+
+def test_losses_that_learn_differences_have_no_fixed_point_to_be_found():
+    for loss in (SampledSoftmax(), BPR()):
+        assert Loss.fixed_point(loss, PositiveExcluded(8, 50)) is None
+
+
+def test_the_correction_leaves_a_rate_of_one_and_a_softmax_that_is_p():
+    sampler = SAMPLERS["popularity"](4, 5, np.array([1.0, 2, 3, 4, 5]))
+    corrected = LogQ(GBCE(0.3), sampler.alpha, 5)
+    point = corrected.fixed_point(sampler)
+    assert (point.alpha, point.pull, point.collisions) == (1.0, 0.3, True)
+    softmax = LogQ(SampledSoftmax(), sampler.alpha, 5)
+    scores = np.random.default_rng(0).normal(size=(3, 5))
+    np.testing.assert_allclose(softmax.prior(scores, sampler).sum(-1), 1)
+    uncorrected = SampledSoftmax().prior(scores - np.log(sampler.alpha), sampler)
+    np.testing.assert_allclose(softmax.prior(scores, sampler), uncorrected)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import files, metrics, ranking, recipes, runs, splits, theory
+from gsas_lab import files, metrics, ranking, recipes, runs, splits
 from gsas_lab.errors import InputError
 from gsas_lab.runs import Settings
-from gsas_lab.settings import BERNOULLI, OF_DATA, parameters
+from gsas_lab.settings import OF_DATA, parameters
 
 OTHER = {
     "dataset": "ml-1m", "min_user": 2, "min_item": 2, "user": "other", "item": "thing", "time": "step", "split": "port", "validation_users": 20,
@@ -267,7 +267,8 @@ def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
 )
 def test_a_run_knows_its_fixed_point(small_world, change, expected):
     run = runs.train(replace(small_world, epochs=1, **change))
-    assert run.fixed_point == pytest.approx(expected)
+    point = run.fixed_point
+    assert (point.alpha, point.pull, point.collisions) == pytest.approx(expected)
     assert np.isfinite(run.history["loss"]).all()
 
 
@@ -283,8 +284,8 @@ def test_a_recommendation_is_the_head_of_the_scores(small_world, loss):
         assert found["title"].tolist() == [data.title(item) for item in best + 1]
         np.testing.assert_allclose(found["raw"], run.probabilities(scores[None])[0, best], 1e-5)
         prior = torch.from_numpy(scores).softmax(0).numpy()
-        if loss in BERNOULLI:
-            prior = theory.prior_from_logit(scores, *run.fixed_point)
+        if run.theorem:
+            prior = run.fixed_point.prior(scores)
         np.testing.assert_allclose(found["probability"], prior[best], rtol=1e-5)
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from gsas_lab import samplers, theory
-from gsas_lab.batches import Batch
+from gsas_lab import theory
+from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
+from gsas_lab.samplers import SAMPLERS, ByPopularity
+from gsas_lab.splits import Histories
 
 N, K = 20, 4
 COUNTS = np.arange(N, dtype=float)[::-1] ** 2  # the last item is never trained on
@@ -28,13 +30,21 @@ def batch(times=1):
     return Batch(*(torch.tensor([*column, 0, 0, 0]) for column in columns))
 
 
+def sampler(name, k=K, power=1.0, longest=18, n_items=N):
+    train = Histories(np.repeat(np.arange(1, N + 1), COUNTS.astype(int)), np.array([0, 1]))
+    kind = SAMPLERS[name]
+    if name == "history-excluded":
+        return kind(k, n_items, 3.0, longest)
+    return kind.of(k, n_items, train, longest, power)
+
+
 def draw(name, given, asked=slice(None), seed=0, k=K, **more):
-    made = samplers.sampler(name, k, COUNTS, longest=18, **more)
-    negatives, sets = made.draw(given, asked, torch.Generator().manual_seed(seed))
+    made = sampler(name, k, **more)
+    negatives, sets = made.draw(Asked(given, asked), torch.Generator().manual_seed(seed))
     return made, negatives if sets is None else negatives[sets]
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_negatives_are_items_seeded_and_one_row_for_each_place_asked(name):
     given = batch()
     asked = given.positives.nonzero()[:, 0]
@@ -45,7 +55,7 @@ def test_negatives_are_items_seeded_and_one_row_for_each_place_asked(name):
     assert not torch.equal(negatives, draw(name, given, asked, seed=1)[1])
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("asked", ["all", "some"])
 def test_items_are_drawn_at_the_rate_that_theory_is_told(name, asked):
     given = batch(2000)
@@ -70,9 +80,9 @@ def test_items_are_drawn_at_the_rate_that_theory_is_told(name, asked):
 
 
 def test_popularity_of_power_0_is_uniform_and_of_1_is_the_counts():
-    flat = samplers.sampler("popularity", K, COUNTS, power=0.0).alpha
+    flat = sampler("popularity", power=0.0).alpha
     np.testing.assert_allclose(flat, K / N)
-    counted = samplers.sampler("popularity", K, COUNTS).alpha
+    counted = sampler("popularity").alpha
     assert counted[0] / counted[1] == pytest.approx(19**2 / 18**2)
     assert counted.sum() == pytest.approx(K) and counted.min() > 0
 
@@ -109,7 +119,7 @@ def test_in_batch_negatives_are_the_batchs_own_positives():
 def test_only_the_two_that_exclude_never_collide():
     given = batch(50)
     asked = torch.arange(0, len(given.positives) - 3)
-    for name in samplers.SAMPLERS:
+    for name in SAMPLERS:
         made, negatives = draw(name, given, asked)
         met = bool((negatives == given.positives[asked, None]).any())
         assert met == made.collisions == (not name.endswith("excluded"))
@@ -118,7 +128,7 @@ def test_only_the_two_that_exclude_never_collide():
 @pytest.mark.parametrize("collisions", [True, False])
 def test_the_rate_of_each_item_is_the_theorems_alpha(collisions):
     """Theorem 5.1 and the search that knows no theorem agree for rates item by item."""
-    rate = samplers.sampler("popularity", K, COUNTS).alpha
+    rate = sampler("popularity").alpha
     prior = np.full(N, 1 / N)
     score = theory.least_loss_score(prior, rate, 0.7, collisions)
     np.testing.assert_allclose(
@@ -128,14 +138,14 @@ def test_the_rate_of_each_item_is_the_theorems_alpha(collisions):
     )
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("k", [0, N])
 def test_a_k_that_the_catalogue_cannot_serve_is_refused_by_every_sampler(name, k):
     with pytest.raises(InputError, match=f"k = {k}.*from 1 to {N - 1}"):
-        samplers.sampler(name, k, COUNTS)
+        sampler(name, k)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_batch_without_places_gets_no_negatives(name):
     none = Batch(*(torch.zeros(0, dtype=torch.long),) * 4)
     assert draw(name, none)[1].shape == (0, K)
@@ -143,31 +153,31 @@ def test_a_batch_without_places_gets_no_negatives(name):
 
 def test_a_window_that_may_hold_the_whole_catalogue_leaves_nothing_to_draw():
     with pytest.raises(InputError, match="lower max_length"):
-        samplers.sampler("history-excluded", K, COUNTS, longest=N)
-    with pytest.raises(InputError, match="Sampler 'magic'"):
-        samplers.sampler("magic", K, COUNTS)
+        sampler("history-excluded", longest=N)
+    with pytest.raises(InputError, match="sampler = 'magic': choose one of"):
+        SAMPLERS["magic"]
 
 
 @pytest.mark.parametrize("power", [float("inf"), float("nan"), 1000.0, 20.0])
 def test_a_power_that_leaves_items_never_drawn_is_refused(power):
     """Garbage otherwise: shares of inf / inf, or of 0, of which Theorem 5.1 and logQ know nothing."""
     with pytest.raises(InputError, match="power = .* [34] of 4 items too rare"):
-        samplers.sampler("popularity", 2, np.array([1, 2, 40, 0]), power)
+        ByPopularity(2, 4, np.array([1, 2, 40, 0]), power)
 
 
 def test_what_decides_is_the_proposal_and_not_the_power():
     """Equal counts stay uniform under any power; a moderate one is exact."""
-    even = samplers.sampler("popularity", 2, np.full(5, 7), 1000.0)
+    even = ByPopularity(2, 5, np.full(5, 7), 1000.0)
     np.testing.assert_array_equal(even.alpha, 2 / 5)
     counts = np.array([1, 10, 100, 1000])
     for power in (0.0, 0.5, 1.0, 2.0, 4.0):
         wanted = [Fraction(int(c)) ** Fraction(power) for c in counts]
-        found = samplers.sampler("popularity", 2, counts, power).alpha
+        found = ByPopularity(2, 4, counts, power).alpha
         np.testing.assert_allclose(found, [2 * float(w / sum(wanted)) for w in wanted], rtol=1e-14)
 
 
 def test_the_drawn_shares_of_popularity_itself_are_the_same_bits_as_ever():
     counts = np.random.default_rng(0).integers(0, 500, 300)
     weight = np.maximum(counts, 1).astype(float)
-    found = samplers.sampler("popularity", 7, counts).alpha
+    found = ByPopularity(7, 300, counts).alpha
     np.testing.assert_array_equal(found, 7 * weight / weight.sum())

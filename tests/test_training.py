@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gsas_lab import files, recipes, runs, training
+from gsas_lab import files, losses, recipes, runs
 from gsas_lab.errors import InputError
-from gsas_lab.training import Schedule
+from gsas_lab.experiment import assemble
+from gsas_lab.losses import LOSSES
+from gsas_lab.settings import Settings
+from gsas_lab.training import rate
 
 
 def weights(run):
@@ -25,7 +28,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
-@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_training_lowers_the_loss_and_beats_chance(small_world, loss, model):
     epochs = 8 if model == "sasrec" else 16  # which is asked about a fifth as much
     run = runs.train(
@@ -57,10 +60,10 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
 def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     """SIGKILL, at whatever point it strikes."""
     code = (
-        "from gsas_lab import runs, splits; from gsas_lab.interactions import from_world;"
+        "from gsas_lab import experiment, runs, splits; from gsas_lab.interactions import from_world;"
         "from gsas_lab.worlds import World; from gsas_lab.settings import Settings;"
         "d = from_world(World(n_users=400, length=12, n_items=60, n_genres=5));"
-        "s = splits.leave_one_out(d, 50); runs.load_data = lambda _: runs.Data(d, s);"
+        "s = splits.leave_one_out(d, 50); experiment.load_data = lambda _: experiment.Data(d, s);"
         "r = runs.train(Settings(device='cpu', d=16, blocks=1, max_length=12, epochs=12, k=4, "
         "validation_users=50)); print(r.folder)"
     )
@@ -136,7 +139,7 @@ def test_training_stops_when_validation_no_longer_improves(small_world, monkeypa
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(small_world, monkeypatch):
     monkeypatch.setattr(
-        training.fused, "gbce", lambda hidden, *_, **more: hidden.sum() * float("nan")
+        losses.fused, "gbce", lambda hidden, *_, **more: hidden.sum() * float("nan")
     )
     with pytest.raises(InputError, match=r"loss became nan in epoch 1, step 1 of .*lr = 0.001"):
         runs.train(small_world)
@@ -187,15 +190,13 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_rises_stays_and_falls():
-    schedule = Schedule(10, 1, 2.0, 0.0, warmup=0.1, cooldown=0.5, patience=1, windows="last")
-    assert [schedule.rate(p) for p in (0.05, 0.1, 0.5, 0.75, 1.0)] == [1.0, 2.0, 2.0, 1.0, 0.0]
-    flat = Schedule(10, 1, 2.0, 0.0, warmup=0.0, cooldown=0.0, patience=1, windows="last")
-    assert [flat.rate(p) for p in (0.01, 1.0)] == [2.0, 2.0]
+    shape = Settings(lr=2.0, warmup=0.1, cooldown=0.5)
+    assert [rate(shape, p) for p in (0.05, 0.1, 0.5, 0.75, 1.0)] == [1.0, 2.0, 2.0, 1.0, 0.0]
+    assert [rate(Settings(lr=2.0), p) for p in (0.01, 1.0)] == [2.0, 2.0]
 
 
 def test_the_theory_started_bias_is_the_logit_of_an_average_item(small_world):
     settings = replace(recipes.gsasrec(k=4, t=1.0), theory_start=True, d=8)
-    split = runs.load_data(settings).split  # 60 items
-    bias = runs.build(settings, split).bias
+    bias = assemble(settings).model().bias  # of 60 items
     assert bias.sigmoid().item() == pytest.approx(1 / 60, rel=1e-5)  # t = 1: sigma = P
-    assert runs.build(recipes.sasrec(), split).bias is None
+    assert assemble(recipes.sasrec()).model().bias is None

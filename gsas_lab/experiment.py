@@ -1,0 +1,150 @@
+"""Settings -> an experiment: data, split, task, loss and sampler, assembled once.
+
+After `assemble` nobody reads a setting by its name to find out what it stands for.
+"""
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gsas_lab import interactions, models, splits
+from gsas_lab.batches import Task
+from gsas_lab.errors import InputError
+from gsas_lab.losses import LOSSES, LogQ, Loss, Softmax
+from gsas_lab.models import MODELS, Model
+from gsas_lab.samplers import SAMPLERS, Sampler
+from gsas_lab.settings import OF_DATA, Settings
+
+_NOBODY = splits.Histories(np.zeros(0, np.int32), np.zeros(1, np.int64))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A loaded data set and its split."""
+
+    interactions: interactions.Interactions
+    split: splits.Split
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of what is trained on and evaluated, wherever it was read from and in what form."""
+        known, protocol = self.interactions, self.split.protocol
+        told = [
+            [str(name) for name in known.item_ids[1:]],
+            None if known.titles is None else [str(title) for title in known.titles[1:]],
+            {name: value for name, value in protocol.as_dict().items() if name not in _SOURCE},
+        ]
+        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for part in (known.items.astype("<i4"), known.offsets.astype("<i8")):
+            found.update(part.tobytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What a run is made of. `model()` gives it with fresh weights."""
+
+    settings: Settings
+    data: Data
+    task: Task  # what the model reads, and what it is asked
+    sampler: Sampler
+    loss: Loss
+
+    @property
+    def split(self) -> splits.Split:
+        return self.data.split
+
+    def model(self) -> Model:
+        """The model with fresh weights, drawn from the settings' seed."""
+        train = self.split.train
+        bias = self.loss.start(self.sampler) if self.settings.theory_start else None
+        return model_of(self.settings, self.split.n_items, len(train), bias, train)
+
+
+def assemble(settings: Settings) -> Experiment:
+    """Everything that a run with these settings is made of, its data loaded and split.
+
+    InputError for data that cannot be read or split, and for a k that the catalogue cannot serve.
+    """
+    data, kind = load_data(settings), MODELS[settings.model]
+    split = data.split
+    reads = settings.max_length + (not kind.masked)  # of a window: with the item after
+    sampler = SAMPLERS[settings.sampler].of(
+        settings.k, split.n_items, split.train, reads, settings.power
+    )
+    loss = loss_of(settings, sampler)
+    return Experiment(settings, data, kind.task(settings.masked), sampler, loss)
+
+
+def loss_of(settings: Settings, sampler: Sampler) -> Loss:
+    """The loss with these negatives; of a model that is not trained, the softmax: p̂ is a share."""
+    if not MODELS[settings.model].trained:
+        return Softmax()
+    loss = LOSSES[settings.loss].of(settings.t, sampler)
+    if settings.logq and sampler.alpha is None:
+        raise InputError(
+            f"sampler = '{settings.sampler}' tells no rates (alpha is None): leave logq at False."
+        )
+    return LogQ(loss, sampler.alpha, sampler.n_items) if settings.logq else loss
+
+
+def model_of(
+    settings: Settings,
+    n_items: int,
+    n_users: int,
+    bias: float | None,
+    train: splits.Histories = _NOBODY,
+) -> Model:
+    """The model of these sizes; bias: of all scores, where it starts, or none."""
+    s = settings
+    with _building, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(s.seed)
+        return models.build(
+            MODELS[s.model], n_items=n_items, n_users=n_users, train=train, d=s.d, blocks=s.blocks,
+            heads=s.heads, max_length=s.max_length, dropout=s.dropout, tied=s.tied, block=s.block,
+            bias=bias,
+        )  # fmt: skip
+
+
+# In a protocol: where the data came from, and what follows from them.
+_SOURCE = ("dataset", "sha256", "tie_rule", "unused", "taken_again", "targets_seen", "few_rivals")
+
+_loaded: dict[tuple, tuple[tuple | None, Data]] = {}  # of this process: read-only
+
+
+def load_data(settings: Settings) -> Data:
+    """The settings' data set, split by the settings' protocol.
+
+    Kept for this process, for as long as the file stays as it is.
+    """
+    key = tuple(getattr(settings, name) for name in OF_DATA)
+    found = stamp(settings.dataset)
+    if key not in _loaded or _loaded[key][0] != found:
+        data = interactions.load(
+            settings.dataset, min_user=settings.min_user, min_item=settings.min_item,
+            user=settings.user, item=settings.item, time=settings.time,
+        )  # fmt: skip
+        split = splits.leave_one_out(
+            data, settings.validation_users, variant=settings.split,
+            exclude_seen=settings.exclude_seen,
+        )  # fmt: skip
+        _loaded[key] = found, Data(data, split)
+    return _loaded[key][1]
+
+
+def stamp(dataset: str) -> tuple | None:
+    """What changes when a file does, its bytes unread; none where the name is no file's."""
+    try:
+        found = Path(dataset).expanduser().stat()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+_building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time

@@ -1,0 +1,265 @@
+"""A loss, a sampler or an encoder of one's own goes everywhere, or is refused in one sentence."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gsas_lab import parts, runs, sweeps
+from gsas_lab.__main__ import main
+from gsas_lab.encoders import SASRec
+from gsas_lab.errors import InputError
+from gsas_lab.experiment import assemble
+from gsas_lab.losses import GBCE, LOSSES, Loss
+from gsas_lab.models import MODELS, Encoder
+from gsas_lab.samplers import SAMPLERS, PositiveExcluded, Sampler
+from gsas_lab.settings import Settings
+
+MINE = Path(__file__).parent / "my_parts.py"
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.delenv(parts.VARIABLE, raising=False)
+    monkeypatch.setattr(parts, "_given", set())
+    kept = [(each, dict(each), dict(each.own)) for each in parts.Registry.every]
+    yield
+    for registry, known, own in kept:
+        registry.clear()
+        registry.update(known)
+        registry.own.clear()
+        registry.own.update(own)
+
+
+@pytest.fixture
+def mine(small_world):
+    parts.load(MINE)
+    return replace(small_world, k=4, epochs=1)
+
+
+PARTS = {"focal": {"loss": "focal"}, "hard": {"sampler": "hard"}, "gru": {"model": "gru"}}
+
+
+@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
+def test_a_part_of_ones_own_trains_ranks_recommends_and_loads(mine, change):
+    run = runs.train(replace(mine, **change))
+    assert 0 <= run.metrics["ndcg@10"] <= 1
+    again = runs.load(run.folder)
+    assert again.settings == run.settings
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[name])
+    assert len(again.recommend([again.items.item_ids[3]], n=3)) == 3
+
+
+def test_a_fixed_point_is_found_from_the_formula_alone(mine):
+    """Focal BCE has no theorem here; where its expected loss is least, a search finds as well."""
+    loss, sampler = LOSSES["focal"](), PositiveExcluded(4, 50)
+    point = loss.fixed_point(sampler)
+    prior = np.array([1e-3, 0.02, 0.2, 0.6])
+    scores = torch.linspace(-14, 14, 280_001, dtype=torch.float64)
+    positive = torch.sigmoid(-scores) ** 2 * F.softplus(-scores)
+    negative = torch.sigmoid(scores) ** 2 * F.softplus(scores)
+    for p, found in zip(prior, point.logit(prior), strict=True):
+        expected = p * positive + (1 - p) * sampler.alpha * negative
+        assert abs(float(scores[expected.argmin()]) - found) < 2e-3
+    np.testing.assert_allclose(point.prior(point.logit(prior)), prior, rtol=1e-9)
+
+
+def test_the_numerical_fixed_point_of_gbce_is_that_of_theorem_5_1():
+    class Copy(Loss):
+        def formula(self, positive_scores, negative_scores):
+            return GBCE(0.3).formula(positive_scores, negative_scores)
+
+    prior, sampler = np.array([1e-4, 0.01, 0.5]), PositiveExcluded(3, 100)
+    theorem = GBCE(0.3).fixed_point(sampler)
+    np.testing.assert_allclose(
+        Copy().fixed_point(sampler).logit(prior), theorem.logit(prior), atol=1e-6
+    )
+
+
+def test_where_scores_decide_the_negatives_no_rate_is_claimed(mine):
+    made = assemble(replace(mine, sampler="hard"))
+    assert made.loss.fixed_point(made.sampler) is None
+    assert assemble(replace(mine, sampler="hard", theory_start=True)).model().bias is None
+    with pytest.raises(InputError, match="tells no rates"):
+        assemble(replace(mine, sampler="hard", logq=True))
+
+
+def test_a_changed_part_is_another_run(mine, tmp_path):
+    path = tmp_path / "mine.py"
+    text = MINE.read_text(encoding="utf-8").replace('register("', 'register("my-')
+    path.write_text(text, encoding="utf-8")
+    parts.load(path)
+    settings = replace(mine, loss="my-focal")
+    run = runs.train(settings)
+    assert runs.train(settings).folder == run.folder
+    path.write_text(text.replace("** 2", "** 3"), encoding="utf-8")
+    parts.load(path)
+    assert runs.identity(settings, run.data) != run.folder.name
+    with pytest.raises(InputError, match="another loss of that name"):
+        runs.load(run.folder)
+    LOSSES.pop("my-focal")
+    LOSSES.own.pop("my-focal")
+    with pytest.raises(InputError, match=r"loss = 'my-focal': choose one of .*--parts"):
+        monkey = pytest.MonkeyPatch()
+        monkey.delenv(parts.VARIABLE)
+        try:
+            runs.load(run.folder)
+        finally:
+            monkey.undo()
+
+
+def test_the_librarys_runs_keep_their_names(small_world, mine):
+    data = assemble(small_world).data
+    name = runs.identity(small_world, data)
+    parts.load(MINE)
+    assert runs.identity(small_world, data) == name and not small_world.own_parts
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A file that other processes can read, with folders of its own."""
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("GSAS_LAB_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(1)
+    rows = [f"{user},{item}" for user in range(80) for item in draw.integers(1, 21, size=8)]
+    path = tmp_path / "tiny.csv"
+    path.write_text("\n".join(["user,item", *rows]), encoding="utf-8")
+    return str(path)
+
+
+def test_a_sweep_of_two_workers_knows_the_parts(tiny, tmp_path):
+    parts.load(MINE)
+    own = Settings(dataset=tiny, validation_users=20, k=4, epochs=1, d=8, max_length=6)
+    asked = {name: replace(own, **change) for name, change in PARTS.items()}
+    table = sweeps.run(asked, tmp_path / "sweep", at_once=2)
+    assert set(table["state"]) == {"done"}, table["error"].tolist()
+    assert set(table["name"]) == set(PARTS)
+
+
+def test_the_command_line_takes_parts(tiny):
+    words = [sys.executable, "-m", "gsas_lab", "--parts", str(MINE), "train", "--profile", "small"]
+    words += ["--dataset", tiny, "--validation-users", "20", "--loss", "focal", "--epochs", "1"]
+    words += ["--k", "2", "--max-length", "5", "--d", "8"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "ndcg@10" in done.stdout, done.stderr
+
+
+BAD = {
+    "raise ValueError('no')": "failed .ValueError: no",
+    "import nowhere_at_all": "failed .ModuleNotFoundError",
+    "def (": "failed .SyntaxError",
+    "@register('x')\nclass X: pass": "is none of sampler|none of",
+    "@register('x')\nclass X(Loss): pass": "has no formula",
+    "@register('x')\nclass X(Sampler):\n    alpha = None": "has no draw",
+    "@register('x')\nclass X(Encoder): pass": "has no forward",
+    "@register('gbce')\nclass X(Loss):\n    def formula(self, p, n): return p.mean()": "exists already",
+    "@register('x')\nclass X(Loss):\n    def formula(self, p, n): return p": "one finite number",
+    "@register('x')\nclass X(Loss):\n    def formula(self, p, n): return p.mean() * float('nan')":
+        "one finite number",
+    "@register('x')\nclass X(Loss):\n    def formula(self, p, n): return (n @ p).mean()":
+        "fails on a small example .RuntimeError",
+    "@register('x')\nclass X(Loss):\n    def formula(self, p, n): return p.detach().mean()":
+        "fails on a small example|without gradients",
+    "@register('x')\nclass X(GBCE):\n    def formula(self, p, n): return p.square().mean() + n.mean()":
+        "differs from its formula's",
+    "@register('x')\nclass X(Sampler):\n    alpha = None\n"
+    "    def draw(self, asked, generator=None): return asked.positives, None": "negatives where",
+    "@register('x')\nclass X(PositiveExcluded):\n"
+    "    def draw(self, asked, generator=None):\n"
+    "        return torch.full((len(asked.positives), self.k), self.n_items + 1), None": "items from 1 to",
+    "@register('x')\nclass X(PositiveExcluded):\n"
+    "    def draw(self, asked, generator=None):\n"
+    "        return asked.positives[:, None].repeat(1, self.k), None": "collisions = False",
+    "@register('x')\nclass X(PositiveExcluded):\n"
+    "    collisions = True\n"
+    "    def draw(self, asked, generator=None):\n"
+    "        return torch.ones(len(asked.positives), self.k, dtype=torch.int64), None":
+        "where its alpha says",
+    "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
+    "        return self.item_embedding(items).sum(1)": "as hidden states",
+    "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
+    "        return self.item_embedding(items) * 0": "stays the same",
+    "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
+    "        x = self.item_embedding(items)\n        return x + x.mean(1, keepdim=True)":
+        "to the right",
+    "@register('x')\nclass X(Encoder):\n    packed = True\n"
+    "    def forward(self, items, p=None, s=None):\n"
+    "        return self.item_embedding(items).cumsum(1)": "run into the next one",
+    "@register('x')\nclass X(Encoder):\n    def __init__(self, n_items, d, max_length, colour): pass\n"
+    "    def forward(self, items, p=None, s=None): return items": "asks for colour",
+}  # fmt: skip
+HEAD = (
+    "import torch\nfrom gsas_lab.losses import GBCE, Loss\nfrom gsas_lab.models import Encoder\n"
+    "from gsas_lab.parts import register\nfrom gsas_lab.samplers import PositiveExcluded, Sampler\n"
+)
+
+
+@pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
+def test_a_part_that_cannot_work_is_one_sentence_and_is_not_registered(text, tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(HEAD + text, encoding="utf-8")
+    before = [dict(each) for each in parts.Registry.every]
+    with pytest.raises(InputError, match=BAD[text]) as told:
+        parts.load(path)
+    assert "bad.py" in str(told.value) and "\n" not in str(told.value)
+    assert [dict(each) for each in parts.Registry.every] == before
+    assert main(["--parts", str(path), "runs"]) == 2
+
+
+def test_a_file_that_is_not_there_and_a_name_that_nobody_has(capsys):
+    assert main(["--parts", "/nowhere/mine.py", "runs"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    for name, kind in (("loss", "loss"), ("sampler", "sampler"), ("model", "model")):
+        with pytest.raises(InputError, match=f"{kind} = 'magic': choose one of"):
+            Settings(**{name: "magic"})
+
+
+def test_a_part_that_is_registered_again_takes_the_place_of_the_first(mine):
+    first = MODELS["gru"]
+    parts.load(MINE)
+    assert MODELS["gru"] is not first
+
+
+@pytest.mark.parametrize("registry", [LOSSES, SAMPLERS, MODELS], ids=lambda each: each.kind)
+def test_the_librarys_own_parts_pass_their_check(registry):
+    for part in list(registry.values()):
+        part.check()
+
+
+def test_a_checkless_leak_is_seen_in_sasrec_too(monkeypatch):
+    """The check can fail: SASRec that does not look at segments."""
+
+    class Leaking(SASRec):
+        def forward(self, items, positions=None, segments=None):
+            return super().forward(items, positions, None)
+
+    with pytest.raises(InputError, match="run into the next one"):
+        Leaking.check()
+
+
+def test_names_of_losses_stand_in_no_other_file_than_theirs_and_the_recipes():
+    """A part is asked, never told apart by its name."""
+    library = Path(parts.__file__).parent
+    allowed = {"losses.py", "recipes.py", "paper.py"}
+    quoted = [f'"{name}"' for name in LOSSES if name not in ("softmax",)] + ['== "softmax"']
+    default = 'loss: str = _option("bce"'  # where Settings say what the paper's SASRec is
+    found = {
+        path.name: [
+            name for name in quoted if name in path.read_text(encoding="utf-8").replace(default, "")
+        ]
+        for path in library.rglob("*.py")
+        if path.name not in allowed
+    }
+    assert not {name: names for name, names in found.items() if names}
+
+
+def test_an_own_encoder_and_sampler_inherit_what_they_need():
+    assert issubclass(Encoder, torch.nn.Module) and Encoder.packed is False
+    assert "draw" in Sampler.__abstractmethods__ and "alpha" in Sampler.__abstractmethods__
