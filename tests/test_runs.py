@@ -150,6 +150,7 @@ def test_one_process_trains_a_run_and_another_is_sent_away(small_world):
     shutil.rmtree(run.folder)
     with files.locked(run.folder), pytest.raises(InputError, match=f"by process {os.getpid()} on "):
         runs.train(small_world)
+    run.folder.mkdir(exist_ok=True)  # an empty one goes with its lock
     (run.folder / "lock").write_text("1234 on a machine that lost its power")
     assert runs.train(small_world).folder == run.folder
     assert not (run.folder / "lock").exists()
