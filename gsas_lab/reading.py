@@ -39,6 +39,9 @@ from gsas_lab.errors import InputError
 LONGEST_ID = 1000  # characters: a longer one is a damaged file, such as one with an open quote
 FILE_ORDER = "none"  # time="none": the file's order, whatever its columns say
 _MAX_INTEGER = 2**31 - 1  # of an id where a form has integers
+_UNPACKED = (
+    1 << 28
+)  # bytes, or a hundredfold, which is more than interactions shrink; bombs shrink more
 _SAMPLE = 1000  # rows that decide whether a column that is not taken looks like a time
 
 
@@ -160,8 +163,7 @@ def _unpacked(path: Path, data: bytes) -> tuple[str, bytes]:
     packing = path.suffix.lower()
     if packing not in (*_PACKED, ".zip"):
         return path.name, data
-    # A hundredfold is more than interactions shrink; a file made to fill memory shrinks a thousandfold.
-    most = max(1 << 28, 100 * len(data))
+    most = max(_UNPACKED, 100 * len(data))
     try:
         if packing == ".zip":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
