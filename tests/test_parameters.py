@@ -161,6 +161,17 @@ def test_negatives_and_passes_scale_with_the_data_and_say_so(tiny, monkeypatch):
     assert "SASRec, softmax left out" in recipes.scaling(tiny.path)
 
 
+def test_columns_by_name_reach_every_system(tmp_path):
+    rows = "".join(f"{u},{(u + t) % 30},{-t}\n" for u in range(20) for t in range(6))
+    (tmp_path / "own.csv").write_text("who,what,step\n" + rows)
+    named = {"user": "who", "item": "what", "time": "step"}
+    for system in recipes.systems(str(tmp_path / "own.csv"), **named).values():
+        data = runs.load_data(system).interactions
+        assert data.history(0).tolist() == [6, 5, 4, 3, 2, 1]
+    with pytest.raises(InputError, match="user='…'"):
+        recipes.systems(str(tmp_path / "own.csv"))
+
+
 def test_data_settings_reach_the_check_before_the_run(tiny, capsys):
     rows = pd.concat([_rows(), pd.DataFrame({"user": [99], "item": [1], "timestamp": [1]})])
     path = tiny.folder / "short.csv"
