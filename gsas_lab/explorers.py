@@ -385,7 +385,8 @@ def grid_figure(
 
     Columns k, t and the metric, and maybe "NDCG@10 low" and "NDCG@10 high", its interval. `paper`:
     what others have, by metric, with k as index and t as columns: {"NDCG@10": paper.figure_3()}.
-    Interval and the paper's number show on hover.
+    Interval and the paper's number show on hover. The title names the best run: on validation users
+    where there is a column "validation NDCG@10".
     """
     if absent := [name for name in ("k", "t", what) if name not in table]:
         raise InputError(f"The map needs columns k, t and {what}; missing: {', '.join(absent)}.")
@@ -407,10 +408,12 @@ def grid_figure(
 
     runs = done.assign(text=[hover(run) for run in done.to_dict("records")])
     cells = runs.pivot(index="t", columns="k", values=[what, "text"])
-    best = done.iloc[int(done[what].argmax())]
+    chooser = "validation NDCG@10" if "validation NDCG@10" in done else what
+    best = done.iloc[int(done[chooser].argmax())]
+    told = f"the best of {len(done)} runs{' on validation users' * (chooser != what)}"
     figure = blank(
         f"{what} <b>{best[what]:.4f}</b> with k = {best['k']:,.0f}, t = {best['t']:g}",
-        f"the best of {len(done)} runs; point at one for more",
+        f"{told}; point at one for more",
         "negatives k",
         "calibration t",
     )

@@ -248,6 +248,13 @@ def test_grid_figure_puts_each_run_into_its_cell(grid):
     assert "best of 4 runs" in figure.layout.title.text
 
 
+def test_the_map_calls_best_what_validation_users_chose(grid):
+    grid = grid.assign(**{"validation NDCG@10": [np.nan, 0.3, 0.1, 0.1, 0.2]})
+    for what in ("NDCG@10", "Recall@1"):
+        title = explorers.grid_figure(grid, what).layout.title.text
+        assert "with k = 1, t = 0.5" in title and "best of" in title and "on validation" in title
+
+
 def test_grid_figure_tells_the_interval_and_the_papers_number_where_there_are_any(grid):
     (cells,) = explorers.grid_figure(grid, paper=PAPERS).data
     first, second = cells.text[0][0], cells.text[1][0]

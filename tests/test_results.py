@@ -487,8 +487,8 @@ def test_a_run_may_have_any_name(mixed, place, tmp_path):
     assert list(found.shown.index) == ODD == list(found.written.index)
     assert found.table["k"].tolist() == [*range(1, len(ODD) + 1), 1]
     assert found.table["error"].notna().tolist() == [False] * len(ODD) + [True]
-    page = page_of(tmp_path / "odd").get_text()
-    assert 'say "so"' in page and "null" in section(page_of(tmp_path / "odd"), "Failed")
+    page = page_of(tmp_path / "odd")
+    assert 'say "so"' in page.get_text() and "null" in section(page, "Failed")
 
 
 def test_where_every_run_failed_the_report_says_why(place, tmp_path, capsys):
