@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import experiment, files, ranking, runs, shelf, sweeps
+from gsas_lab import experiment, files, native, ranking, runs, shelf, sweeps
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
 
@@ -227,6 +227,14 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused_and_untouched(tmp_path, pl
     with pytest.raises(InputError, match="is a link, a folder or a device"), files.locked(folder):
         pass
     assert victim.read_text() == "years of work"
+
+
+def test_a_lock_of_the_compiled_loss_that_is_a_link_is_not_emptied(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "lock").symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(OSError, match="symbolic links"), native._alone(tmp_path):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
