@@ -197,21 +197,23 @@ class Results:
         }
 
     def grid(self, what: str = "NDCG@10", rows: str = "k", columns: str = "t") -> pd.DataFrame:
-        """A column of `shown` by two settings; NaN where no run finished.
+        """A column of `shown` by two settings; NaN where no run finished. Means over seeds, unless
+        seed is one of the two.
 
-        InputError where several runs have the same two, and for names of no column.
+        InputError where several systems have the same two, and for names of no column.
         """
-        _require(what, self.shown)
+        shown = self.shown
+        if "seed" not in (rows, columns):
+            shown = self.averaged[0].set_axis([names[0] for names in self.systems.values()])
+        _require(what, shown)
         for name in (rows, columns):
             _require(name, self.table)
-        given = self.table.loc[self.shown.index, [rows, columns]]
+        given = self.table.loc[shown.index, [rows, columns]]
         if given.duplicated().any():
             first = given[given.duplicated()].to_dict("records")[0]
             both = ", ".join(f"{name} = {value}" for name, value in first.items())
             raise InputError(f"Several runs have {both}: choose settings that tell them apart.")
-        return given.assign(value=self.shown[what]).pivot(
-            index=rows, columns=columns, values="value"
-        )
+        return given.assign(value=shown[what]).pivot(index=rows, columns=columns, values="value")
 
     def marks(self, baseline: str, cutoff: int = 10) -> pd.Series:
         """For each run "*" where its system differs from the baseline's: see `metrics.compare`."""
@@ -227,11 +229,13 @@ class Results:
     def by_k(self, what: str = "NDCG@10") -> dict[str, dict[str, pd.DataFrame]]:
         """Lines for `figures.by_k`: model -> loss -> table over k with value, low and high.
 
-        Low and high of NDCG@10 alone. InputError where several runs of a line have the same k.
+        Means over seeds; low and high of NDCG@10 alone. InputError where several systems of a line
+        have the same k.
         """
-        _require(what, self.shown)
+        shown, _ = self.averaged
+        _require(what, shown)
         lines: dict[str, dict[str, pd.DataFrame]] = {}
-        drawn = self.shown.dropna(subset=["k"])
+        drawn = shown.dropna(subset=["k"])
         for (model, loss), part in drawn.groupby(["model", "loss"], sort=False):
             if not part["k"].is_unique:
                 raise InputError(f"Several runs of {model} with {loss} have the same k: no line.")
@@ -556,7 +560,7 @@ def _figures(results: Results) -> list["Axes"]:
             axes.set_title(title)
             return [axes]
         lines = results.by_k()
-    except InputError:  # something else varies, such as the seed, which neither can show
+    except InputError:  # something else varies, which neither can show
         return []
     drawn = []
     for model, each in lines.items():

@@ -404,6 +404,11 @@ def test_runs_that_differ_in_seed_alone_are_one_row_with_its_spread(seeds):
         low, high = metrics.bootstrap_interval(users)
         assert found.written.loc[system, "95 % interval"] == f"{low:.4f}–{high:.4f}"
     assert found.shown["seed"].tolist() == [0, 1, 2, 0, 1, 2, 1], "each run is still to be had"
+    grid = found.grid()
+    assert grid.loc[4, 0.5] == found.shown.loc[found.systems["t = 0.5"], "NDCG@10"].mean()
+    assert grid.loc[2, 0] == found.shown.loc["once", "NDCG@10"]
+    with pytest.raises(InputError, match="Several runs have t = 0.0, seed = 1"):
+        found.grid(rows="t", columns="seed")
 
 
 @pytest.mark.parametrize("best", ["t = 0.5", "once"])
