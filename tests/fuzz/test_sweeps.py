@@ -170,7 +170,7 @@ def _checked(found, right):
 def test_a_damaged_sweep_gives_what_was_measured_or_a_sentence(whole, fuzz, monkeypatch):
     monkeypatch.setattr(metrics, "bootstrap_interval", lambda values: (0.0, 1.0))  # takes longest
     right = results.load(whole)
-    told = {"loaded": 0, "told": 0}
+    told = {"loaded": 0, "told": 0, "other numbers": 0}  # those that no ranks prove wrong
     for number in range(fuzz):
         rng = random.Random(number)
         folder = whole.parent / "damaged"
@@ -185,10 +185,11 @@ def test_a_damaged_sweep_gives_what_was_measured_or_a_sentence(whole, fuzz, monk
             told["told" if found is None else "loaded"] += 1
             if found is not None:
                 _checked(found, right)
+                told["other numbers"] += not found.shown.equals(right.shown)
                 if number % 20 == 0:
                     tried(lambda folder=folder: results.write_report(folder))
         except BaseException as error:
             error.add_note(f"case {number}")
             raise
-    assert min(told.values()) > 0 or fuzz < 40
+    assert min(told["loaded"], told["told"]) > 0 or fuzz < 40
     print(told)
