@@ -119,7 +119,8 @@ class Diagnosis:
         }
         if "analytic" in self.repairs.index and np.isfinite(self.repairs["offset"]["analytic"]):
             told["offset by Theorem 5.1"] = f"{self.repairs['offset']['analytic']:z.2f}"
-        if self.n_items and self.one_choice and self.verdict.startswith("over"):
+        a_shift = abs(self.slope - 1) <= _SLOPE  # with another slope it was not BCE that left it
+        if self.n_items and self.one_choice and self.verdict.startswith("over") and a_shift:
             k = (self.n_items - 1) * np.exp(-self.offset)  # BCE's offset: log((n_items − 1) / k)
             told["as BCE leaves it with k"] = f"{k:,.0f}" if k >= 0.5 else "none"
         return pd.Series(told)

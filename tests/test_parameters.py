@@ -1,4 +1,4 @@
-"""Claims about parameters: all nine notebooks on a file of 60 users, twice in one kernel; each
+"""Claims about parameters: all ten notebooks on a file of 60 users, twice in one kernel; each
 parameter does something or is refused."""
 
 import os
