@@ -88,7 +88,6 @@ def losses(device: str, k: int, n_items: int, d: int = 128) -> Case:
         return value.detach(), hidden.grad, table.grad
 
     routes = ["portable"] + (["triton"] if device == "cuda" else ["native"] * bool(native.load()))
-    routes += ["catalogue"] * (n_items < 10_000)
     contestants = {"literal": lambda: run(reference.usual_gbce)}
     for route in routes:
         contestants[route] = lambda route=route: run(partial(fused.gbce, route=route))

@@ -5,7 +5,6 @@ After `assemble` nobody reads a setting by its name to find out what it stands f
 
 import hashlib
 import json
-import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +102,7 @@ def model_of(
 ) -> Model:
     """The model of these sizes; bias: of all scores, where it starts, or none."""
     s = settings
-    with _building, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         return models.build(
             MODELS[s.model], n_items=n_items, n_users=n_users, train=train, d=s.d, blocks=s.blocks,
@@ -145,6 +144,3 @@ def stamp(dataset: str) -> tuple | None:
     except (OSError, ValueError, RuntimeError):
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-_building = threading.Lock()  # weights are drawn from torch's global generator, one model at a time

@@ -8,14 +8,13 @@ What each function replaces, and equals:
 
 Positions whose positive is 0 are padding: they take no part, so that batches may have a fixed shape.
 Where positions share negatives, `sets` (P,) says which row of negatives (S, k) is each one's own.
-The loss is a scalar, so its gradients are computed in the forward pass, by one of four routes:
+The loss is a scalar, so its gradients are computed in the forward pass, by one of three routes:
 
     native     C++, one pass over each row (native.py); CPU, where a compiler is found
     triton     the same for CUDA, without atomics (triton_kernels.py)
     portable   stock operators: `sampled_addmm` gives the chosen scores; `embedding_bag` with weights
                ∂loss/∂score gives the gradient of the hidden states and, over the pairs sorted by
                item, that of the table
-    catalogue  matrix products with the whole table, each item weighted by how often it was drawn
 
 Shared negatives need none of them: on CPU each set is one matrix product, on CUDA they are repeated.
 
@@ -39,7 +38,7 @@ from gsas_lab.interactions import PAD
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
 
-ROUTES = ("auto", "native", "triton", "portable", "catalogue")
+ROUTES = ("auto", "native", "triton", "portable")
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
 Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
 
@@ -172,21 +171,19 @@ def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
     return _loss(_whole, rule, hidden, table, positives, None)
 
 
-def choose(hidden: Tensor, table: Tensor, negatives: Tensor) -> str:
+def choose(hidden: Tensor, table: Tensor) -> str:
     """The route that "auto" takes, by what `make bench` and `make bench-gpu` measure.
 
-    On CPU the native route, where it builds and has this d; else the catalogue route if the negatives
-    are half the catalogue or more, and the portable one if they are fewer. On CUDA the Triton
+    On CPU the native route, where it builds and has this d, else the portable one. On CUDA the Triton
     kernels, a choice that no measurement stands behind yet.
     """
-    n_items, k = len(table) - 1, negatives.shape[1]
     if torch.float64 not in (hidden.dtype, table.dtype):
         if triton_kernels.available(hidden):
             return "triton"
         on_cpu = hidden.device.type == "cpu"
         if on_cpu and table.shape[1] in native.WIDTHS and native.load() is not None:
             return "native"
-    return "catalogue" if n_items < 2 * k else "portable"
+    return "portable"
 
 
 def _sampled(
@@ -206,14 +203,11 @@ def _sampled(
         negatives, sets = negatives[sets], None
     if sets is not None:
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias, sets)
-    route = choose(hidden, table, negatives) if route == "auto" else route
+    route = choose(hidden, table) if route == "auto" else route
     if route == "triton" and not triton_kernels.available(hidden):
         raise InputError("The Triton route needs CUDA and Triton: choose route='portable'.")
     if route == "native" and hidden.device.type != "cpu":
         raise InputError("The native route needs tensors on CPU: choose route='portable'.")
-    if route == "catalogue":
-        rule = _counted(softmax, beta, negatives)
-        return _loss(_whole, rule, hidden, table, positives, bias)
     if route == "portable":
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias)
 
@@ -266,35 +260,6 @@ def _chosen(softmax: bool, beta: float) -> Callable[[Tensor], tuple[Tensor, Tens
         return loss, slope.div_(whole[:, None])
 
     return sampled_softmax if softmax else gbce
-
-
-def _counted(
-    softmax: bool, beta: float, negatives: Tensor
-) -> Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor]]:
-    """The same from the scores of all items (c, n_items), each as often as it was drawn."""
-    width = negatives.shape[1] + 1
-
-    def rule(scores: Tensor, part: slice, target: Tensor) -> tuple[Tensor, Tensor]:
-        drawn, own = negatives[part] - 1, scores.gather(1, target)
-        times = torch.zeros_like(scores).scatter_add_(
-            1, drawn, scores.new_ones(()).expand(drawn.shape)
-        )
-        if softmax:
-            times.scatter_add_(1, target, torch.ones_like(own))
-            seen = scores.masked_fill(times == 0, -torch.inf)
-            top = seen.amax(1, keepdim=True)
-            weight = times * torch.exp(seen - top)
-            mine = weight.gather(1, target)
-            others = weight.scatter_(1, target, 0.0).sum(1, keepdim=True)
-            whole = mine + others
-            loss = (top - own + whole.log())[:, 0]
-            return loss, weight.scatter_(1, target, -others).div_(whole)
-        loss = (times * F.softplus(scores)).sum(1) + beta * F.softplus(-own)[:, 0]
-        slope = times.mul_(scores.sigmoid_())
-        slope.scatter_add_(1, target, -beta * torch.sigmoid(-own))
-        return loss / width, slope.div_(width)
-
-    return rule
 
 
 def _whole(

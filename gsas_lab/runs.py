@@ -16,8 +16,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -570,35 +569,6 @@ def _settings(folder: Path, data: bytes) -> Settings:
     if set(saved) - {item.name for item in fields(Settings)}:
         raise _other_version(folder)
     return Settings(**saved)
-
-
-def train_many(settings: Sequence[Settings], at_once: int | None = None) -> list[Run]:
-    """Train several runs side by side in this process -> one Run each, in their order.
-
-    For small models, which do not fill the machine alone. On CPU each run computes with one thread,
-    so that its result is bit for bit that of `train` with one thread, whatever runs beside it; on
-    CUDA each has a stream of its own. at_once: None for as many as torch has threads.
-    """
-    threads = torch.get_num_threads()
-    at_once = threads if at_once is None else at_once
-    if at_once < 1:
-        raise InputError(f"at_once = {at_once}: choose 1 or more.")
-    for each in settings:
-        load_data(each)  # once, and not in every thread
-
-    def one(each: Settings) -> Run:
-        torch.set_num_threads(1)
-        if choose_device(each.device).type != "cuda":
-            return train(each)
-        with torch.cuda.stream(torch.cuda.Stream()):
-            return train(each)
-
-    try:
-        with ThreadPoolExecutor(at_once) as pool:
-            found = {each: pool.submit(one, each) for each in dict.fromkeys(settings)}
-            return [found[each].result() for each in settings]
-    finally:
-        torch.set_num_threads(threads)  # of threads that are still to come
 
 
 def true_probabilities(data: Data, holdout: Holdout) -> np.ndarray:

@@ -103,7 +103,7 @@ FUSED = {
         reference.sampled_softmax,
     ),
 }
-ON_CPU = ["native", "portable", "catalogue"]
+ON_CPU = ["native", "portable"]
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_without_a_compiler_the_portable_route_is_taken_and_the_log_says_why(
             for name, value in setting.items():
                 context.setenv(name, value)
             native.load.cache_clear()
-            assert fused.choose(hidden, table, negatives) == "portable"
+            assert fused.choose(hidden, table) == "portable"
             assert re.search(words, caplog.text), caplog.text
             with pytest.raises(InputError, match="choose route='portable'"):
                 fused.gbce(hidden, table, positives, negatives, 0.3, route="native")
@@ -341,11 +341,9 @@ def test_a_killed_compilation_leaves_nothing_behind(compilations, tmp_path, monk
 def test_the_route_is_chosen_by_rule_and_can_be_forced():
     hidden, table, positives, negatives = case(1, 0.5)
     if native.load() is not None:
-        assert fused.choose(hidden, table, negatives) == "native"
-    many = torch.ones(33, 40, dtype=torch.long)
-    assert fused.choose(hidden.double(), table.double(), many) == "catalogue"
-    assert fused.choose(hidden.double(), table.double(), negatives) == "portable"
-    assert fused.choose(hidden[:, :8], table[:, :8], negatives) == "portable"
+        assert fused.choose(hidden, table) == "native"
+    assert fused.choose(hidden.double(), table.double()) == "portable"
+    assert fused.choose(hidden[:, :8], table[:, :8]) == "portable"
     with pytest.raises(InputError, match="Route 'fast' is unknown: choose one of auto, native"):
         fused.gbce(hidden, table, positives, negatives, 0.3, route="fast")
     with pytest.raises(InputError, match="needs CUDA and Triton"):
@@ -523,7 +521,7 @@ def whole_numbers(size, levels, k=16):
 def test_scores_of_a_million_get_the_gradients_of_float64(name, route, size, levels, bias):
     """A maximum that is taken off too late leaves 55 % of error in the softmax's gradients."""
     needs(route)
-    if name == "bpr" and route in ("native", "catalogue"):
+    if name == "bpr" and route == "native":
         return
     hidden, table, positives, negatives = whole_numbers(size, levels)
     more = {"gbce": {"beta": 0.3, "route": route}, "bpr": {}}.get(name, {"route": route})

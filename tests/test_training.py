@@ -86,25 +86,6 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     assert same(*saved)
 
 
-def test_runs_side_by_side_end_with_the_weights_of_one_by_one(small_world, monkeypatch, tmp_path):
-    several = [replace(small_world, seed=s, dropout=0.3, loss="gbce", k=1 + s) for s in range(4)]
-    before = torch.get_num_threads()
-    together = runs.train_many([*several, several[0]], at_once=3)
-    assert torch.get_num_threads() == before
-    assert together[4].folder == together[0].folder
-    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "alone"))
-    try:
-        torch.set_num_threads(1)
-        alone = [runs.train(each) for each in several]
-    finally:
-        torch.set_num_threads(before)
-    assert all(
-        same(weights(one), weights(two)) for one, two in zip(alone, together[:4], strict=True)
-    )
-    with pytest.raises(InputError, match="at_once = -1"):
-        runs.train_many(several, at_once=-1)
-
-
 def test_another_seed_gives_other_weights(small_world):
     one, other = runs.train(small_world), runs.train(replace(small_world, seed=2))
     assert not same(weights(one), weights(other))
