@@ -362,20 +362,23 @@ def deviation_from_theory(
     """Learned σ(s) against Theorem 5.1's curve over the true P: (users, n_items), all pairs.
 
     max_binned: largest |mean learned − mean of Eq. (10)| over bins of P, ten a decade, with at
-    least `fewest` pairs: single predictions scatter, their mean must not. max_item: the same over
+    least `fewest` pairs: single predictions scatter, their mean must not; NaN where there is no such
+    bin. max_item: the same over
     the items, each a mean over users. Also r2, mean_abs and max_abs of single pairs against the
     curve (`distance_to_truth`).
     """
     theory = point.probability(np.asarray(prior))
     single = distance_to_truth(prob, theory)
     gaps = np.asarray(prob, float) - theory  # (users, n_items)
-    place = np.floor(10 * np.log10(np.asarray(prior, float).ravel())).astype(int)
-    place -= place.min()
+    flat = np.asarray(prior, float).ravel()
+    can = flat > 0  # P = 0 has no decade
+    place = np.floor(10 * np.log10(flat[can])).astype(int)
+    place -= place.min(initial=0)
     count = np.bincount(place)
-    gap = np.bincount(place, weights=gaps.ravel())
+    gap = np.bincount(place, weights=gaps.ravel()[can])
     enough = count >= fewest
     return {
-        "max_binned": float(np.abs(gap[enough] / count[enough]).max()),
+        "max_binned": float(np.abs(gap[enough] / count[enough]).max()) if enough.any() else np.nan,
         "max_item": float(np.abs(gaps.mean(axis=0)).max()),
         **single,
     }

@@ -1,4 +1,4 @@
-"""The same losses, straight from hidden states, without ever building (P, k, d).
+"""The same losses, straight from hidden states, without building (P, k, d), but for BPR on CUDA.
 
 What each function replaces, and equals:
 

@@ -146,7 +146,10 @@ def _kept(path: Path) -> ctypes.CDLL | None:
 
 def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.sampled  # noqa: B018  (AttributeError if it is not there)
+    library.sampled.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int64,
+    ]  # AttributeError if it is not there
     return library
 
 

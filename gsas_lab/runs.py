@@ -584,13 +584,31 @@ def true_probabilities(data: Data, holdout: Holdout) -> np.ndarray:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto": CUDA, then MPS, then CPU; a named device that is not there is an InputError."""
+    """ "auto": CUDA, then MPS, then CPU, the first that can do what training needs. InputError for a
+    named device that is not there or cannot.
+    """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next((device for device, found in here.items() if found), "cpu")
+        return torch.device(next((d for d, found in here.items() if found and _able(d)), "cpu"))
     if not here.get(name, True):
         raise InputError(f"device = '{name}': this machine has none; choose 'auto' or 'cpu'.")
+    if not _able(name):
+        raise InputError(
+            f"device = '{name}' has no float64 or no sparse products, which samplers and losses need: "
+            "choose 'cpu'."
+        )
     return torch.device(name)
+
+
+def _able(device: str) -> bool:
+    """Can it draw in float64 and multiply by chosen pairs, as samplers and the portable losses do?"""
+    try:
+        torch.rand(1, dtype=torch.float64, device=device)
+        some = torch.ones(2, 2, device=device)
+        torch.sparse.sampled_addmm(some.to_sparse_csr(), some, some)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
 
 
 def environment(device: torch.device) -> dict[str, str]:

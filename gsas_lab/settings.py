@@ -136,6 +136,11 @@ class Settings:
                     f"{name} = {value} lies outside [{low}, {high}{')' if high == math.inf else ']'}: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
+        if 0 < self.dropout < 1 / 512:
+            raise InputError(
+                f"dropout = {self.dropout} is rounded to 0 (it goes by steps of 1/256): choose 0 or "
+                "at least 0.002."
+            )
         model, loss, sampler = MODELS[self.model], LOSSES[self.loss], SAMPLERS[self.sampler]
         if model.masked and self.max_length < 2:
             raise InputError(

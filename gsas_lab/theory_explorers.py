@@ -1,6 +1,6 @@
 """The theory with controls: five figures of notebook 02, each live and static (see explorers.py).
 
-Every number comes from `theory.py`; nothing here is trained or measured. α and β are always those
+Every number comes from `theory.py`; only `gallery` trains. α and β are always those
 of Eqs. (23, 27): α = k / (n_items − 1), β = 1 − t(1 − α).
 """
 

@@ -44,7 +44,9 @@ def rate(settings: Settings, progress: float) -> float:
 
 @dataclass
 class Progress:
-    """All that a resumed training needs; a checkpoint is this and nothing else."""
+    """How far a training has come; in a checkpoint, weights and the states of optimiser and draws
+    stand beside it.
+    """
 
     epoch: int = 0  # whole epochs done
     best_epoch: int = 0

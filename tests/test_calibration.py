@@ -346,3 +346,12 @@ def test_compare_counts_candidates_only_and_sees_a_moved_target():
     assert table["moved"].tolist() == [0, 2, 2]
     with pytest.raises(InputError, match="one hit in each row"):
         calibration.compare(cures, scores, ~hit)
+
+
+def test_an_item_that_never_comes_has_no_decade_and_breaks_nothing():
+    point = theory.FixedPoint(0.1, 0.5)
+    prior = np.tile([0.0, 0.001, 0.2, 0.799], (500, 1))
+    found = calibration.deviation_from_theory(prior, point.probability(prior), point)
+    assert found["max_binned"] < 1e-12 and found["r2"] == 1
+    nothing = np.zeros((500, 2))
+    assert np.isnan(calibration.deviation_from_theory(nothing, nothing, point)["max_binned"])

@@ -263,3 +263,28 @@ def test_names_of_losses_stand_in_no_other_file_than_theirs_and_the_recipes():
 def test_an_own_encoder_and_sampler_inherit_what_they_need():
     assert issubclass(Encoder, torch.nn.Module) and Encoder.packed is False
     assert "draw" in Sampler.__abstractmethods__ and "alpha" in Sampler.__abstractmethods__
+
+
+def test_a_device_that_cannot_draw_in_float64_is_not_taken(monkeypatch):
+    """A double of Apple's MPS: found, and without float64."""
+    rand = torch.rand
+
+    def on_mps(*size, dtype=None, device="cpu", **more):
+        if str(device) == "mps" and dtype is torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return rand(*size, dtype=dtype, device="cpu", **more)
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "rand", on_mps)
+    assert runs.choose_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="'mps' has no float64"):
+        runs.choose_device("mps")
+    monkeypatch.setattr(runs, "_able", lambda device: True)
+    assert runs.choose_device("auto").type == "mps"
+
+
+def test_a_dropout_that_would_be_rounded_to_0_is_refused():
+    with pytest.raises(InputError, match="rounded to 0"):
+        Settings(dropout=1 / 600)
+    assert Settings(dropout=1 / 500).dropout and Settings(dropout=0).dropout == 0
