@@ -168,6 +168,19 @@ def steps(device: str, k: int, d: int = 128) -> Case:
     return Case(contestants, int(lengths.sum()), 3 * float(linear + attention + scores))
 
 
+def quick(device: str) -> Case:
+    """Twenty steps of gSASRec in the notebooks' budget, in the known-truth world: small operations."""
+    made = experiment.assemble(recipes.quick(recipes.gsasrec(64), "known-truth-small"))
+    rng, train = np.random.default_rng(0), made.split.train
+    plan = made.task.plan(train, made.settings.max_length, made.settings.batch_size, "all", rng)[
+        :20
+    ]
+    found = list(made.task.batches(train, plan, made.settings.max_length, rng, 1))
+    step = training.Step(made, made.model().to(device).train())
+    step.seed(0, 0)
+    return Case({"20 steps": lambda: tuple(step(batch, 1e-3) for batch in found)})
+
+
 def evaluation(device: str, d: int = 128) -> Case:
     """All 6,040 test users of MovieLens-1M, whole catalogue, seen filter, encoder included."""
     data = runs.load_data(recipes.quick(recipes.sasrec(), "ml-1m"))
@@ -217,7 +230,9 @@ def error(found: tuple, truth: tuple) -> float:
 def measure(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
     """Rows of one case. `only`: run one contestant, for its own peak memory."""
     kind, *sizes = case.split(":")
-    made = {"loss": losses, "step": steps, "evaluation": evaluation}[kind](device, *map(int, sizes))
+    made = {"loss": losses, "step": steps, "quick": quick, "evaluation": evaluation}[kind](
+        device, *map(int, sizes)
+    )
     if only:
         before = peak(device)
         for _ in range(5 if device == "cuda" else 1):  # a captured step is captured by then
@@ -265,6 +280,30 @@ def child(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def beside() -> list[dict]:
+    """`quick` with threads that wait for each other passively and actively, alone and beside one
+    busy process, in turns.
+    """
+    found: dict[tuple[str, int], list[float]] = {}
+    for policy, others in [(p, n) for n in (0, 1) for p in ("PASSIVE", "ACTIVE")] * 3:
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        os.environ["OMP_WAIT_POLICY"] = policy
+        try:
+            row = child("quick", 3, "cpu")[0]
+        finally:
+            os.environ.pop("OMP_WAIT_POLICY")
+            for process in busy:
+                process.kill()
+                process.wait()
+        found.setdefault((policy, others), []).append(row["p50 s"])
+    names = {0: "quick, alone", 1: "quick, beside one busy process"}
+    return [
+        {"case": names[others], "what": f"waiting {policy.lower()}"}
+        | {f"p{p} s": float(np.percentile(times, p)) for p in (20, 50, 80)}
+        for (policy, others), times in found.items()
+    ]
+
+
 def train() -> list[dict]:
     """The strong recipe on MovieLens-1M from nothing: its quality, and its training's seconds."""
     with tempfile.TemporaryDirectory() as folder:
@@ -289,11 +328,12 @@ def main() -> None:
         print(json.dumps(found))
         return
     cases = [f"loss:{k}:{n}" for n in ITEMS.values() for k in (1, 16, 64, 256)]
-    cases += ["step:256", "evaluation", *(["train"] if device == "cuda" else [])]
+    cases += ["step:256", "evaluation", "train" if device == "cuda" else "beside"]
+    whole = {"train": train, "beside": beside}
     rows = []
     evidence = runs.environment(torch.device(device))
     for case in cases:
-        for row in train() if case == "train" else child(case, arguments.rounds, device):
+        for row in whole[case]() if case in whole else child(case, arguments.rounds, device):
             if case.startswith(("step", "loss:256")):
                 row |= child(case, 1, device, row["what"])[0]
             rows.append(row | evidence)

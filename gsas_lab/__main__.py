@@ -97,6 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
     known = {item.name for item in fields(Settings)}
     given = {name: value for name, value in vars(arguments).items() if name in known}
     settings = recipes.settings(arguments.recipe, arguments.profile, given)
+    recipes.refuse_unread(settings, given)
     with distributed.group(runs.choose_device(settings.device)):
         run = runs.train(settings)
         if not distributed.first():

@@ -185,13 +185,18 @@ def chosen(recipe: str, profile: str, given: Mapping[str, Any]) -> Settings:
     InputError for a setting that the system does not read, such as t of BCE.
     """
     system = scaled(settings(recipe, profile, dict(given)), given)
+    refuse_unread(system, given)
+    return system
+
+
+def refuse_unread(system: Settings, given: Mapping[str, Any]) -> None:
+    """InputError for a setting that was given and that the system does not read, such as t of BCE."""
     for name in given:
         if name in system.unread:
             raise InputError(
                 f"{name} = {given[name]} makes no difference to {system.name} (model "
                 f"'{system.model}', loss '{system.loss}'): leave it out, or choose another of these."
             )
-    return system
 
 
 def profile_of(settings: Settings) -> str:

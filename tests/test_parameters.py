@@ -267,3 +267,8 @@ def test_what_notebook_03_leaves_open_is_the_recipes_own_whatever_the_loss(tiny)
 def test_a_parameter_that_no_run_of_a_figure_reads_is_refused(tiny):
     with pytest.raises(InputError, match="masked makes no difference to any run of figure3"):
         results.of_paper("figure3", tiny.path, masked=0.5)
+
+
+def test_the_command_line_refuses_what_the_system_does_not_read(tiny, capsys):
+    assert main(["train", "--recipe", "sasrec", "--t", "0.5", "--dataset", tiny.path]) == 2
+    assert "t = 0.5 makes no difference to SASRec" in capsys.readouterr().err
