@@ -34,8 +34,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import reference  # noqa: E402  (the tests' literal form is the baseline)
 
-from gsas_lab import batches, experiment, fused, native, recipes, runs, training  # noqa: E402
+from gsas_lab import batches, experiment, recipes, runs, training  # noqa: E402
 from gsas_lab.encoders import SASRec  # noqa: E402
+from gsas_lab.kernels import fused, native  # noqa: E402
 from gsas_lab.losses import GBCE  # noqa: E402
 from gsas_lab.samplers import PositiveExcluded, WholeCatalogue  # noqa: E402
 

@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gsas_lab import fused, theory
+from gsas_lab import theory
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
+from gsas_lab.kernels import fused
 from gsas_lab.parts import Registry
 from gsas_lab.samplers import PositiveExcluded, Sampler
 from gsas_lab.theory import FixedPoint

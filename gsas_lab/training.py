@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, files, triton_kernels
+from gsas_lab import distributed, files
 from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
+from gsas_lab.kernels import triton_kernels
 from gsas_lab.models import Dropout, Model
 from gsas_lab.settings import Settings
 

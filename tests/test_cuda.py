@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from gsas_lab import fused, runs, training
+from gsas_lab import runs, training
 from gsas_lab.batches import Asked, Batch
+from gsas_lab.kernels import fused
 from gsas_lab.losses import LOSSES
 from gsas_lab.samplers import PositiveExcluded
 from gsas_lab.settings import PRECISIONS

@@ -13,8 +13,9 @@ import pytest
 import reference
 import torch
 
-from gsas_lab import fused, native, theory
+from gsas_lab import theory
 from gsas_lab.errors import InputError
+from gsas_lab.kernels import fused, native
 from gsas_lab.losses import (
     BCE,
     BPR,
@@ -218,7 +219,7 @@ def test_without_a_compiler_the_portable_route_is_taken_and_the_log_says_why(
         ({"CXX": "false"}, "returned non-zero exit status"),
         ({"GSAS_LAB_NATIVE": "0"}, "GSAS_LAB_NATIVE=0"),
     ):
-        with monkeypatch.context() as context, caplog.at_level("INFO", "gsas_lab.native"):
+        with monkeypatch.context() as context, caplog.at_level("INFO", "gsas_lab.kernels.native"):
             for name, value in setting.items():
                 context.setenv(name, value)
             native.load.cache_clear()
@@ -323,7 +324,7 @@ def test_a_killed_compilation_leaves_nothing_behind(compilations, tmp_path, monk
     slow.write_text(f"#!/bin/sh\ntouch $TMPDIR/cc.s {tmp_path}/begun\nexec sleep 60\n")
     slow.chmod(0o755)
     child = subprocess.Popen(
-        [sys.executable, "-c", "from gsas_lab import native; native.load()"],
+        [sys.executable, "-c", "from gsas_lab.kernels import native; native.load()"],
         env=os.environ | {"CXX": str(slow)}, start_new_session=True,
     )  # fmt: skip
     while not (tmp_path / "begun").exists():

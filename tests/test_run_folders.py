@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 from gsas_lab import __main__ as command_line
-from gsas_lab import experiment, files, native, ranking, runs, shelf, sweeps
+from gsas_lab import experiment, files, ranking, runs, shelf, sweeps
 from gsas_lab.errors import InputError
+from gsas_lab.kernels import native
 from gsas_lab.settings import Settings
 
 

@@ -17,7 +17,7 @@ import pytest
 import reference
 import torch
 
-from gsas_lab import triton_kernels
+from gsas_lab.kernels import triton_kernels
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gsas_lab import native, triton_kernels
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
+from gsas_lab.kernels import native, triton_kernels
 
 # torch calls its CSR layout beta, and torch 2.11 speaks of its checks although they are declined
 # below; what is used of it here is held to the reference by tests.
