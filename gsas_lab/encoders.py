@@ -59,7 +59,7 @@ class Block(nn.Module):
         else:
             if barred is None:
                 barred = mask(query.new_ones(1, query.shape[1]), causal=True)
-            barred = barred[:, None].expand(len(query), self.heads, -1, -1).flatten(0, 1)
+            barred = barred[:, None].expand(query.shape[0], self.heads, -1, -1).flatten(0, 1)
             logits = torch.baddbmm(barred, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
             weights = logits.softmax(-1)
             mixed = (self.drop(weights) if self.drops_weights else weights) @ v

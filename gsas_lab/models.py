@@ -106,7 +106,7 @@ class Model(nn.Module, ABC):
     def last_hidden(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right, none empty -> hidden state of the next item (B, d)."""
         last = (items != PAD).sum(1) - 1
-        return self(items)[torch.arange(len(items), device=items.device), last]
+        return self(items)[torch.arange(items.shape[0], device=items.device), last]
 
     def score(self, items: Tensor) -> Tensor:
         """items (B, T) padded on the right -> scores of the next item (B, n_items + 1), logits.
@@ -146,6 +146,17 @@ class Encoder(Model):
     @property
     def table(self) -> Tensor:
         return self.item_embedding.weight
+
+
+class Serving(nn.Module):
+    """What a server computes: items (B, max_length) -> hidden (B, d) of the next item, and the table."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.last_hidden(items), self.model.table
 
 
 MODELS = Registry("model", Model)

@@ -33,8 +33,9 @@ from gsas_lab import distributed, files, interactions, metrics, ranking, trainin
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
+from gsas_lab.interactions import PAD
 from gsas_lab.losses import SIGMOID, Loss
-from gsas_lab.models import MODELS, Model
+from gsas_lab.models import MODELS, Model, Serving
 from gsas_lab.samplers import Recorded, Sampler
 from gsas_lab.settings import OF_DATA, Settings
 from gsas_lab.splits import Holdout
@@ -210,6 +211,38 @@ class Run:
         return (
             np.full_like(scores, np.nan) if link is None else link(torch.from_numpy(scores)).numpy()
         )
+
+    @torch.no_grad()
+    def export(self, path: str | Path) -> Path:
+        """The encoder for a server that has torch alone: a program of torch.export (.pt2) -> its path.
+
+        torch.export.load(path).module()(items): items (B, max_length) int64, oldest first and padded
+        with 0 on the right, any B -> hidden states of the next item (B, d) and the table
+        (n_items + 1, d). hidden @ table.T, plus model.bias where there is one, are the scores, which
+        is checked before this returns. InputError for a model that reads no histories, one that
+        torch cannot export, and a program that scores otherwise.
+        """
+        model = self.model
+        if model.by_user or not model.trained:
+            raise InputError(f"{model.words} reads no histories: there is no encoder to export.")
+        draw = torch.Generator().manual_seed(0)
+        items = torch.randint(1, model.n_items + 1, (3, model.max_length), generator=draw)
+        items[0, 1:] = PAD
+        dynamic = ({0: torch.export.Dim("batch")},)
+        try:
+            program = torch.export.export(Serving(model), (items,), dynamic_shapes=dynamic)
+        except Exception as error:  # torch has a dozen kinds of them
+            raise InputError(f"torch cannot export {model.words}: {error}") from error
+        for some in (items, items[:1]):
+            hidden, table = program.module()(some)
+            scores, wanted = (hidden @ table.T)[:, 1:], model.score(some)[:, 1:]
+            if not torch.allclose(scores + (model.bias or 0.0), wanted, rtol=1e-4, atol=1e-4):
+                raise InputError(f"The exported {model.words} does not score as the run does.")
+        saved = io.BytesIO()
+        torch.export.save(program, saved)
+        path = files.chosen(path, "file")
+        files.write(path, saved.getvalue())
+        return path
 
     @torch.no_grad()
     def recommend(

@@ -288,3 +288,47 @@ def test_a_dropout_that_would_be_rounded_to_0_is_refused():
     with pytest.raises(InputError, match="rounded to 0"):
         Settings(dropout=1 / 600)
     assert Settings(dropout=1 / 500).dropout and Settings(dropout=0).dropout == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": "paper"},
+        {"block": "modern", "tied": True, "theory_start": True},
+        {"model": "bert4rec", "loss": "softmax", "block": "bert"},
+        {"model": "gru"},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_encoder_scores_as_the_run_in_a_process_without_the_library(
+    mine, tmp_path, change
+):
+    run = runs.train(replace(mine, **change))
+    path = run.export(tmp_path / "serving.pt2")
+    items = torch.randint(1, run.model.n_items + 1, (5, run.model.max_length))
+    items[1, 2:] = 0
+    torch.save(items, tmp_path / "items.pt")
+    code = (
+        "import sys, torch; program = torch.export.load(sys.argv[1]).module();"
+        "h, table = program(torch.load(sys.argv[2])); torch.save(h @ table.T, sys.argv[3]);"
+        "assert not any(name.startswith('gsas_lab') for name in sys.modules)"
+    )
+    words = [path, tmp_path / "items.pt", tmp_path / "scores.pt"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    bias = 0.0 if run.model.bias is None else run.model.bias.detach()
+    found = torch.load(tmp_path / "scores.pt").detach() + bias
+    with torch.no_grad():
+        wanted = run.model.score(items)
+    assert torch.allclose(found[:, 1:], wanted[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_what_reads_no_histories_is_not_exported(mine, tmp_path):
+    for model in ("popularity", "mf"):
+        run = runs.train(replace(mine, model=model))
+        with pytest.raises(InputError, match="reads no histories"):
+            run.export(tmp_path / "no.pt2")
+    assert not (tmp_path / "no.pt2").exists()
