@@ -1,6 +1,6 @@
 """Files and downloads -> interactions: who consumed what, in which order.
 
-    load("known-truth" | "ml-1m" | "beauty" | "video-games" | a path | a DataFrame) -> Interactions
+    load("known-truth" | "ml-1m" | "beauty" | "video-games" | "ciao" | "epinions" | a path | a DataFrame) -> Interactions
 
 `reading.py` knows the forms of files and reads each exactly. Users and items are renumbered in the
 order of their ids (by number where all are integers, else as text), so that MovieLens-1M's item i

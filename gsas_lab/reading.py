@@ -97,6 +97,8 @@ def from_bytes(path: Path, data: bytes, named: Columns) -> Table:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
         return from_frame(_parquet(path, data), f"{path}", named)
+    if suffix == ".mat":
+        return from_frame(_matlab(path, data), f"{path}", named)
     return _from_text(path, data, _FORMS.get(suffix, _USER_ITEM), named)
 
 
@@ -130,6 +132,27 @@ def _parquet(path: Path, data: bytes) -> pd.DataFrame:
         raise InputError(
             f"{path} cannot be read as parquet ({_reason(error)}): replace it."
         ) from None
+
+
+_MATLAB = ["user", "item", "category", "rating", "helpfulness", "time"]
+
+
+def _matlab(path: Path, data: bytes) -> pd.DataFrame:
+    """The one matrix of whole numbers in a MATLAB file: the form of Ciao and Epinions."""
+    from scipy.io import loadmat
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged headers: what follows them is judged
+            found = [x for name, x in loadmat(io.BytesIO(data)).items() if name[:2] != "__"]
+    except Exception as error:  # scipy raises errors of a dozen kinds for damaged files
+        raise InputError(
+            f"{path} cannot be read as a MATLAB file ({_reason(error)}): replace it."
+        ) from None
+    if len(found) != 1 or np.ndim(found[0]) != 2 or np.shape(found[0])[1] != len(_MATLAB):
+        told = ", ".join(_MATLAB)
+        raise InputError(f"{path} must hold one matrix with the columns {told}: write it so.")
+    return pd.DataFrame(found[0], columns=_MATLAB)
 
 
 def _reason(error: BaseException) -> str:

@@ -48,7 +48,8 @@ class Settings:
     """One experiment. The defaults are the paper's SASRec; see `recipes` for the others."""
 
     dataset: str = _option(
-        "known-truth", "known-truth, known-truth-small, ml-1m, beauty, video-games, or a file"
+        "known-truth",
+        "known-truth, known-truth-small, ml-1m, beauty, video-games, ciao, epinions, or a file",
     )
     min_user: int = _option(1, "drop users with fewer interactions")
     min_item: int = _option(1, "drop items with fewer interactions")

@@ -26,6 +26,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from scipy.io import savemat
 
 from gsas_lab import interactions, reading
 from gsas_lab.__main__ import main
@@ -160,13 +161,47 @@ def test_the_second_load_of_ml_1m_takes_well_under_a_second(shared):
 @needs_files
 @pytest.mark.parametrize(
     "name, sizes, shortest",
-    [("beauty", (40_226, 54_542, 353_962), 5), ("video-games", (30_901, 23_698, 286_913), 3)],
+    [
+        ("beauty", (40_226, 54_542, 353_962), 5),
+        ("video-games", (30_901, 23_698, 286_913), 3),
+        ("ciao", (7_375, 105_114, 284_086), 4),
+        ("epinions", (22_164, 296_277, 922_267), 1),
+    ],
 )
 def test_the_other_data_sets_have_the_registered_sizes(shared, name, sizes, shortest):
     data = load(name)
     assert (data.n_users, data.n_items, data.n_interactions) == sizes
     assert data.lengths.min() == shortest
     assert data.title(1) == "1"  # without titles, the id
+
+
+def matlab(matrix, **more) -> bytes:
+    file = io.BytesIO()
+    savemat(file, {"rating": matrix, **more}, do_compression=True)
+    return file.getvalue()
+
+
+def test_a_matlab_matrix_is_ordered_by_its_time_and_then_by_its_rows(tmp_path):
+    rows = [[7, 5, 1, 3, 2, 30], [7, 9, 1, 3, 2, 10], [4, 5, 1, 5, 2, 1], [7, 2, 2, 1, 0, 10]]
+    (tmp_path / "a.mat").write_bytes(matlab(np.array(rows, np.int32)))
+    data = load(tmp_path / "a.mat")
+    assert histories(data) == {"4": ["5"], "7": ["9", "2", "5"]}
+    assert data.unused == ("category", "rating", "helpfulness")
+
+
+def test_a_matlab_file_that_is_cut_damaged_or_holds_something_else_is_a_sentence(tmp_path, fuzz):
+    whole = matlab(np.arange(1, 601, dtype=np.int32).reshape(100, 6))
+    draw, path = np.random.default_rng(5), tmp_path / "a.mat"
+    others = [b"", b"user,item", matlab(np.ones((3, 2))), matlab(np.ones((2, 6)), other=[1])]
+    others += [matlab({"a": 1}), matlab(np.array([["a"] * 6], object))]
+    for case in range(len(others) + min(fuzz, 200)):
+        data = others[case] if case < len(others) else bytearray(whole)
+        if case >= len(others):
+            data = data[: draw.integers(1, len(data))]
+            data[draw.integers(len(data))] ^= 1 << draw.integers(8)
+        path.write_bytes(data)
+        with pytest.raises(InputError):
+            load(path)
 
 
 def test_a_stricter_minimum_than_the_registered_one_holds(project):
