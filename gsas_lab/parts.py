@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from gsas_lab import files
 from gsas_lab.errors import InputError
 
 VARIABLE = "GSAS_LAB_PARTS"  # files to load, as in PATH
@@ -94,7 +95,7 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
 def load(path: str | Path) -> None:
     """Execute a file that registers parts. InputError if it is missing or raises."""
-    path = Path(path).expanduser()
+    path = files.chosen(path, "parts")
     if not path.is_file():
         raise InputError(f"The parts file {path} does not exist: name a file of Python.")
     try:
@@ -107,7 +108,7 @@ def load(path: str | Path) -> None:
         raise InputError(f"{path}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever the file does
         raise InputError(f"{path} failed ({type(error).__name__}: {error}): mend it.") from error
-    names = [*map(str, os.environ.get(VARIABLE, "").split(os.pathsep)), str(path.resolve())]
+    names = [*os.environ.get(VARIABLE, "").split(os.pathsep), str(path.resolve())]
     os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(filter(None, names)))
     _given.add(str(path.resolve()))
 

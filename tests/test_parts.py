@@ -216,6 +216,9 @@ def test_a_part_that_cannot_work_is_one_sentence_and_is_not_registered(text, tmp
 def test_a_file_that_is_not_there_and_a_name_that_nobody_has(capsys):
     assert main(["--parts", "/nowhere/mine.py", "runs"]) == 2
     assert "does not exist" in capsys.readouterr().err
+    for path in ("~nobody-of-that-name/a.py", "a\0b.py", "", "/"):
+        with pytest.raises(InputError):
+            parts.load(path)
     for name, kind in (("loss", "loss"), ("sampler", "sampler"), ("model", "model")):
         with pytest.raises(InputError, match=f"{kind} = 'magic': choose one of"):
             Settings(**{name: "magic"})
