@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gsas_lab import experiment, runs, splits
+from gsas_lab import experiment, parts, runs, splits
 from gsas_lab.interactions import from_world
 from gsas_lab.settings import Settings
 from gsas_lab.worlds import World
@@ -81,6 +81,20 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
         "Leave-one-out over the whole catalogue <i>seen</i>.",
     )
     return index.parent
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Parts that a test registers, as a notebook in this process does, are gone after it."""
+    monkeypatch.delenv(parts.VARIABLE, raising=False)
+    monkeypatch.setattr(parts, "_given", set())
+    kept = [(each, dict(each), dict(each.own)) for each in parts.Registry.every]
+    yield
+    for registry, known, own in kept:
+        registry.clear()
+        registry.update(known)
+        registry.own.clear()
+        registry.own.update(own)
 
 
 @pytest.fixture

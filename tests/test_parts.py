@@ -23,20 +23,6 @@ from gsas_lab.settings import Settings
 MINE = Path(__file__).parent / "my_parts.py"
 
 
-@pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """What a test registers is gone after it."""
-    monkeypatch.delenv(parts.VARIABLE, raising=False)
-    monkeypatch.setattr(parts, "_given", set())
-    kept = [(each, dict(each), dict(each.own)) for each in parts.Registry.every]
-    yield
-    for registry, known, own in kept:
-        registry.clear()
-        registry.update(known)
-        registry.own.clear()
-        registry.own.update(own)
-
-
 @pytest.fixture
 def mine(small_world):
     parts.load(MINE)
