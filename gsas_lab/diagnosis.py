@@ -456,7 +456,7 @@ def _offset(fit: _Rows) -> tuple[float, tuple[float, float], bool]:
     rng, n = np.random.default_rng(0), len(blocks)
     drawn = np.array([blocks[rng.integers(n, size=n)].sum(axis=0) for _ in range(1000)])
     sums, change, came = drawn.T
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         # A resample without a click would need an infinite shift.
         apart = np.where(came > 0, np.log(sums / came), np.inf)
         # One Newton step from the estimate, on the logarithm, which is almost linear in the shift.

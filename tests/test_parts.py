@@ -16,8 +16,8 @@ from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
 from gsas_lab.losses import GBCE, LOSSES, Loss
-from gsas_lab.models import MODELS, Encoder
-from gsas_lab.samplers import SAMPLERS, PositiveExcluded, Sampler
+from gsas_lab.models import MODELS
+from gsas_lab.samplers import SAMPLERS, PositiveExcluded
 from gsas_lab.settings import Settings
 
 MINE = Path(__file__).parent / "my_parts.py"
@@ -247,11 +247,6 @@ def test_names_of_losses_stand_in_no_other_file_than_theirs_and_the_recipes():
         if path.name not in allowed
     }
     assert not {name: names for name, names in found.items() if names}
-
-
-def test_an_own_encoder_and_sampler_inherit_what_they_need():
-    assert issubclass(Encoder, torch.nn.Module) and Encoder.packed is False
-    assert "draw" in Sampler.__abstractmethods__ and "alpha" in Sampler.__abstractmethods__
 
 
 def test_a_device_that_cannot_draw_in_float64_is_not_taken(monkeypatch):
