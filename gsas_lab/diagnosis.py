@@ -470,7 +470,7 @@ def _offset(fit: _Rows) -> tuple[float, tuple[float, float], bool]:
 
     if not (all(linear(x) for x in (low, high) if np.isfinite(x)) and low <= offset <= high):
         least, most = np.quantile(apart, [0.025, 0.975], method="inverted_cdf")
-        low, high = solve(clicks * math.exp(-least)), solve(clicks * math.exp(-most))
+        low, high = (solve(clicks * math.exp(min(-x, 700.0))) for x in (least, most))  # no overflow
     fewest, most = _bounds(fit, of_user)
     return offset, (min(low, solve(clicks * most)), max(high, solve(clicks * fewest))), met
 
