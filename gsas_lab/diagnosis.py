@@ -472,7 +472,9 @@ def _offset(fit: _Rows) -> tuple[float, tuple[float, float], bool]:
         least, most = np.quantile(apart, [0.025, 0.975], method="inverted_cdf")
         low, high = (solve(clicks * math.exp(min(-x, 700.0))) for x in (least, most))  # no overflow
     fewest, most = _bounds(fit, of_user)
-    return offset, (min(low, solve(clicks * most)), max(high, solve(clicks * fewest))), met
+    low, high = min(low, solve(clicks * most)), max(high, solve(clicks * fewest))
+    # Where the sum is met by design the interval is a point, and rounding may put it beside offset.
+    return offset, (min(low, offset), max(high, offset)), met
 
 
 def _bounds(fit: _Rows, of_user: np.ndarray) -> tuple[float, float]:
