@@ -86,7 +86,7 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Parts that a test registers, as a notebook in this process does, are gone after it."""
-    monkeypatch.delenv(parts.VARIABLE, raising=False)
+    monkeypatch.setenv(parts.VARIABLE, "")  # not delenv, which would put nothing back
     monkeypatch.setattr(parts, "_given", set())
     kept = [(each, dict(each), dict(each.own)) for each in parts.Registry.every]
     yield
