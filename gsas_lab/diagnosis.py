@@ -30,7 +30,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from gsas_lab import calibration, runs, theory
+from gsas_lab import calibration, repairs, runs, theory
 from gsas_lab.errors import InputError
 from gsas_lab.losses import SOFTMAX
 from gsas_lab.splits import Holdout
@@ -373,7 +373,7 @@ def _judge(
         doubt = doubt or _chosen_by_clicks(fit, offset)
     slope, no_slope = _slope(fit, offset)
     s, hit = judged.scores, judged.hit
-    raw, shifted = calibration.Logistic(1.0), calibration.Logistic(1.0, -offset)
+    raw, shifted = repairs.Logistic(1.0), repairs.Logistic(1.0, -offset)
     cures: dict[str, tuple[float, np.ndarray]] = {
         "raw σ(s)": (0.0, raw(s)),
         "offset subtracted": (offset, shifted(s)),
@@ -505,7 +505,7 @@ def _bounds(fit: _Rows, of_user: np.ndarray) -> tuple[float, float]:
 def _slope(fit: _Rows, offset: float) -> tuple[float, str]:
     """Platt's slope, or NaN and why there is none."""
     try:
-        return calibration.platt(fit.scores - offset, fit.hit, fit.weight).slope, ""
+        return repairs.platt(fit.scores - offset, fit.hit, fit.weight).slope, ""
     except InputError as error:
         return np.nan, str(error)
 
@@ -605,7 +605,7 @@ def _notes(
     elif abs(slope - 1) > _SLOPE:
         notes += [
             f"The slope is {_short(slope)}: a shift repairs the level, not the spread, which needs "
-            "calibration.platt."
+            "repairs.platt."
         ]
     if sampled:
         notes += [

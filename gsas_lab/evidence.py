@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gsas_lab import calibration, files, recipes, runs
+from gsas_lab import calibration, files, recipes, repairs, runs
 from gsas_lab.errors import InputError
 from gsas_lab.settings import DATA, Settings
 from gsas_lab.splits import Holdout
@@ -83,7 +83,7 @@ def strong_seeds(dataset: str, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFra
     )
 
 
-def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
+def recalibrations(run: runs.Run) -> dict[str, repairs.Recalibration]:
     """What can be made of a run's scores: as they are, Theorem 5.1 inverted, and three fits.
 
     The fits see the validation users' scores of the items that may be recommended.
@@ -96,17 +96,17 @@ def recalibrations(run: runs.Run) -> dict[str, calibration.Recalibration]:
     return {
         "raw σ(s)": FixedPoint(1.0, 1.0).prior,  # an offset of 0
         "analytic": run.fixed_point.prior,
-        "temperature": calibration.temperature(*pairs),
-        "Platt": calibration.platt(*pairs),
-        "isotonic": calibration.isotonic(*pairs),
+        "temperature": repairs.temperature(*pairs),
+        "Platt": repairs.platt(*pairs),
+        "isotonic": repairs.isotonic(*pairs),
     }
 
 
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
-    """`calibration.compare` of the above on the first test users."""
+    """`repairs.compare` of the above on the first test users."""
     split = run.data.split
     test = some(split.test, split.n_items, users)
-    return calibration.compare(
+    return repairs.compare(
         recalibrations(run),
         run.scores(test),
         test.hits(split.n_items),

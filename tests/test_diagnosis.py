@@ -115,7 +115,7 @@ def test_scores_are_called_what_they_are(shift, slope, verdict):
     found = diagnosis.diagnose(scores + shift, clicks)
     assert found.verdict.startswith(verdict)
     assert found.slope == pytest.approx(1 / slope, rel=0.05)
-    assert ("calibration.platt" in str(found)) == (slope != 1)
+    assert ("repairs.platt" in str(found)) == (slope != 1)
     assert bool(found.subtract) == (abs(shift) == 0.5)
 
 
