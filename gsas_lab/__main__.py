@@ -138,7 +138,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 def _notebooks(arguments: argparse.Namespace) -> None:
     dataset = interactions.place(arguments.dataset)
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = files.ROOT / "outputs" / f"{Path(dataset).stem}-{stamp}"
+    folder = files.HOME / "outputs" / f"{Path(dataset).stem}-{stamp}"
     _publish(dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter)))
 
 
@@ -189,7 +189,7 @@ def _publish(
 
     chosen = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not chosen:
-        raise InputError(f"{NOTEBOOKS} holds no notebooks: run from the project's checkout.")
+        raise InputError(f"{NOTEBOOKS} holds no notebooks: restore or install them.")
     # Refuse bad data and bad settings before anything starts, by the settings of all that follows.
     publish.check_parameters(chosen, {"dataset": dataset} | given, recipes.SHARED)
     Settings(
@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
 
     site = commands.add_parser("site", help="pages for readers without a kernel: outputs/site")
     site.add_argument("--dataset", default="known-truth")
-    site.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "site")
+    site.add_argument("--output", type=_path, default=files.HOME / "outputs" / "site")
     site.set_defaults(command=_site)
 
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")

@@ -21,7 +21,10 @@ from torch import Tensor
 
 from gsas_lab.errors import Busy, InputError
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
+_PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (_PACKAGE.parent / "pyproject.toml").is_file()  # or installed from a wheel, which holds
+ROOT = _PACKAGE.parent if CHECKOUT else _PACKAGE / "project"  # notebooks, docs, evidence, registry
+HOME = ROOT if CHECKOUT else Path(os.path.expanduser("~")) / "gsas-lab"  # of outputs/ and data/
 MANIFEST = "manifest.json"  # of a folder's files, with their checksums; written last
 
 try:
@@ -58,7 +61,7 @@ def output(given: str | os.PathLike[str]) -> Path:
     if taken:
         raise InputError(f"{folder} is a file: name a folder to write into.")
     within = [ROOT / name for name in _SOURCES]
-    homes = [Path(os.path.expanduser("~")).resolve(), ROOT]
+    homes = [Path(os.path.expanduser("~")).resolve(), ROOT, HOME]
     if any(home.is_relative_to(place) for home in homes) or any(map(place.is_relative_to, within)):
         raise InputError(f"{folder} is no folder for results: name one of its own, outputs/….")
     return folder
@@ -68,12 +71,12 @@ _SOURCES = ("benchmarks", "docs", "gsas_lab", "notebooks", "tests", ".git", ".gi
 
 
 def runs_folder() -> Path:
-    """$GSAS_LAB_RUNS, or outputs/runs in the project where it is unset or empty.
+    """$GSAS_LAB_RUNS, or outputs/runs in HOME where it is unset or empty.
 
     A relative one starts where the process did, wherever it has gone since.
     """
     given = os.environ.get("GSAS_LAB_RUNS")
-    return _STARTED / chosen(given, "GSAS_LAB_RUNS") if given else ROOT / "outputs" / "runs"
+    return _STARTED / chosen(given, "GSAS_LAB_RUNS") if given else HOME / "outputs" / "runs"
 
 
 def settle_folders() -> None:

@@ -25,14 +25,14 @@ import numpy as np
 import pandas as pd
 
 from gsas_lab.errors import InputError
-from gsas_lab.files import chosen
+from gsas_lab.files import HOME, ROOT, chosen
 from gsas_lab.reading import Columns, Table, from_bytes, from_frame
 from gsas_lab.worlds import WORLDS, World
 
 PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
 
-_DATA = Path(__file__).resolve().parent.parent / "data"  # the registry, and downloads
+_DATA = HOME / "data"  # downloads, and the registry (a user's own one, beside an installed package)
 _CACHE_FORMAT = 2  # raise it when parsing or the cached arrays change: old caches are then ignored
 
 
@@ -243,17 +243,18 @@ class _Unavailable(InputError):
 
 
 def _registry() -> dict[str, Any]:
-    """The named data sets; empty where the package is installed without the project's folders."""
+    """The named data sets."""
     path = _DATA / "registry.json"
+    if not path.exists():  # of an installed package
+        path = ROOT / "data" / "registry.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it.") from None
 
 
 def _known() -> str:
-    names = " or ".join([*WORLDS, *_registry()])
-    return names if _registry() else f"{names} (for others install from a clone: pip install -e .)"
+    return " or ".join([*WORLDS, *_registry()])
 
 
 def _load_named(name: str, entry: dict[str, Any], min_user: int, min_item: int) -> Interactions:

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import distributed, files, interactions, metrics, ranking, training
+from gsas_lab import __version__, distributed, files, interactions, metrics, ranking, training
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
@@ -665,6 +665,9 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _commit() -> str:
+    if not files.CHECKOUT:
+        return f"version {__version__}"
+
     def git(*words: str) -> str:
         done = subprocess.run(
             ["git", "-C", str(files.ROOT), *words], capture_output=True, text=True

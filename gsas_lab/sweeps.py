@@ -128,7 +128,7 @@ def folder_of(grid: str, /, **over: Any) -> Path:
     """Where a sweep is kept if nobody says where: outputs/<grid>-<what is given over its file>."""
     parts = [grid, Path(str(over.pop("dataset", ""))).stem, over.pop("profile", "")]
     parts += [f"{name}={value}" for name, value in over.items()]
-    return files.ROOT / "outputs" / "-".join(filter(None, parts))
+    return files.HOME / "outputs" / "-".join(filter(None, parts))
 
 
 def _settings(choice: dict[str, Any]) -> Settings:

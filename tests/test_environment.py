@@ -1,8 +1,10 @@
 """Claims about the packaging: one source of dependencies, held together with all that repeats it."""
 
 import ast
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +81,14 @@ def test_installed_versions_are_the_pinned_ones():
             assert Version(distribution(name).version).public == pin.public, name
         except PackageNotFoundError:
             pass  # for another platform, or another Python
+
+
+def test_whoever_cites_it_cites_this_version_and_licence():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == gsas_lab.__version__
+    assert cited["license"] == PROJECT["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert cited["preferred-citation"]["doi"] == "10.1145/3604915.3608783"
 
 
 def test_environment_yml_is_thin_and_agrees_with_pyproject():
@@ -276,6 +286,45 @@ def test_text_is_read_and_written_in_a_named_encoding(path):
             modes = [ast.unparse(part) for part in [*call.args, *call.keywords]]
             binary = any(re.search(r"'[rwxa]b", mode) for mode in modes)
             assert binary or any("encoding=" in mode for mode in modes), f"line {call.lineno}"
+
+
+def test_an_installed_package_brings_its_notebooks_and_keeps_results_out_of_itself(tmp_path):
+    """Built from a copy, so that nothing is left in the checkout; started outside of any."""
+    copy, site, home = (tmp_path / name for name in ("copy", "site", "home"))
+    skip = shutil.ignore_patterns(".*", "build", "runs", "cache", "*.egg-info", "__pycache__")
+    for name in ("gsas_lab", "notebooks", "docs", "data", "outputs/reference"):
+        shutil.copytree(ROOT / name, copy / name, ignore=skip)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, copy / name)
+    home.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    subprocess.run(
+        [*pip, "--no-deps", "--no-build-isolation", "--target", site, copy],
+        check=True,
+        cwd=tmp_path,
+    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GSAS_LAB_")}
+    own |= {"PYTHONPATH": str(site), "HOME": str(home)}
+
+    def python(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, *words], cwd=home, env=own, capture_output=True, text=True, check=True
+        ).stdout
+
+    found = python(
+        "-c",
+        "from gsas_lab import __main__, files, interactions as i, results, runs\n"
+        "import json; print(json.dumps([str(files.ROOT), str(files.HOME), str(files.runs_folder()),"
+        "sorted(p.name for p in __main__.NOTEBOOKS.glob('[0-9]*')), sorted(i._registry()),"
+        "results.load(results.REFERENCE / 'ml-1m' / 'figure3').source, runs._commit()]))",
+    )
+    root, place, run, notebooks, registry, _, commit = json.loads(found)
+    assert (root, place) == (f"{site}/gsas_lab/project", f"{home}/gsas-lab")
+    assert run == f"{home}/gsas-lab/outputs/runs" and commit == f"version {gsas_lab.__version__}"
+    assert notebooks == sorted(p.name for p in (ROOT / "notebooks").glob("[0-9]*"))
+    assert {"ml-1m", "beauty"} <= set(registry)
+    assert "known-truth-small" in python("-m", "gsas_lab", "describe", "known-truth-small")
+    assert not (home / "gsas-lab" / "data").exists()
 
 
 def test_a_second_make_run_installs_nothing(tmp_path):

@@ -544,14 +544,6 @@ def test_a_wrong_data_folder_is_named(monkeypatch):
         load("ml-1m")
 
 
-def test_without_the_projects_folder_the_message_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(interactions, "_DATA", tmp_path / "site-packages" / "data")
-    with pytest.raises(
-        InputError, match=r"give known-truth or known-truth-small \(for others install from a clone"
-    ):
-        load("ml-1m")
-
-
 def test_the_registry_is_complete():
     registry = json.loads((ROOT / "data" / "registry.json").read_text())
     assert {"ml-1m", "beauty", "video-games"} <= set(registry)
