@@ -145,24 +145,13 @@ def _notebooks(arguments: argparse.Namespace) -> None:
 def _site(arguments: argparse.Namespace) -> None:
     dataset = interactions.place(arguments.dataset)
 
-    def gallery(folder: Path) -> dict[str, str]:
-        from gsas_lab import explorers, paper, publish, results, theory_explorers
+    def explorers(folder: Path) -> dict[str, str]:
+        from gsas_lab.lessons import gallery, publish
 
-        story = (
-            "Everything that can be dragged, by slider and without a kernel. Live, in notebooks "
-        )
-        story += "00, 01, 02, 04 and 05, there are more sliders."
-        figures = theory_explorers.gallery(recipes.systems(dataset))
-        if (results.REFERENCE / dataset / "figure3").exists():
-            swept = results.of_paper("figure3", dataset)
-            theirs = {"NDCG@10": paper.figure_3()} if dataset in results.IN_PAPER else None
-            figures[f"Figure 3. {swept.source}"] = explorers.grid_explorer(
-                swept.shown, paper=theirs
-            ).static()
-        name = publish.write_gallery(figures, folder / "explorers.html", "Explorers", story)
-        return {name: "explorers.html"}
+        figures, page = gallery.figures(dataset), "explorers.html"
+        return {publish.write_gallery(figures, folder / page, "Explorers", gallery.STORY): page}
 
-    _publish(dataset, arguments.output, {}, gallery)
+    _publish(dataset, arguments.output, {}, explorers)
 
 
 def _publish(
@@ -172,7 +161,7 @@ def _publish(
     more: Callable[[Path], dict[str, str]] = lambda _: {},
 ) -> None:
     """The notebooks' pages with those of docs/, the exercises, and what more(folder) adds."""
-    from gsas_lab import publish
+    from gsas_lab.lessons import publish
 
     files.output(folder)  # refused before anything is computed
 
@@ -214,7 +203,7 @@ def _publish(
 
 
 def _exercises(_arguments: argparse.Namespace) -> None:
-    from gsas_lab import exercises
+    from gsas_lab.lessons import exercises
 
     for path in exercises.write(NOTEBOOKS):
         print(path)

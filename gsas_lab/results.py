@@ -500,7 +500,7 @@ def write_report(folder: str | Path) -> Path:
 
     Figures, tables, tests, the paper's numbers beside ours, settings, protocol, environment.
     """
-    from gsas_lab import publish
+    from gsas_lab.lessons import publish
 
     results = load(folder)
     heading = Path(folder).resolve().name

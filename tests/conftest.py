@@ -70,7 +70,7 @@ def published(toy_notebooks: list[Path], tmp_path_factory: pytest.TempPathFactor
     """The folder that execute_all leaves for the toy notebooks."""
     import pandas as pd
 
-    from gsas_lab import publish
+    from gsas_lab.lessons import publish
 
     summary = pd.DataFrame({"NDCG@10": [0.131, 0.176]}, index=["SASRec", "gSASRec"])
     index = publish.execute_all(

@@ -109,16 +109,13 @@ def test_the_makefile_asks_for_the_same_python_and_extras():
 def test_the_library_needs_only_its_core_dependencies():
     modules = [Requirement(line).name.replace("-", "_") for e in EXTRAS.values() for line in e]
     library = [path.stem for path in (ROOT / "gsas_lab").glob("*.py")]
-    light = [
-        m
-        for m in library
-        if m not in ("figures", "explorers", "theory_explorers", "publish", "__main__")
-    ]
+    light = [m for m in library if m not in ("figures", "__main__")] + ["lessons.exercises"]
     _python_without(modules, "; ".join(f"import gsas_lab.{module}" for module in light))
 
 
-def test_the_theory_needs_no_torch():
-    _python_without(["torch"], "import gsas_lab.theory")
+@pytest.mark.parametrize("module", ["theory", "lessons.theory_explorers", "lessons.exercises"])
+def test_the_theory_and_its_lessons_need_no_torch(module):
+    _python_without(["torch"], f"import gsas_lab.{module}; assert not sys.modules['torch']")
 
 
 def _python_without(modules: list[str], code: str) -> None:
@@ -152,11 +149,16 @@ def test_completion_shows_the_names_of_the_library_and_nothing_of_its_machinery(
     assert shown == {*gsas_lab.__all__, "threads"}
 
 
-def test_the_marker_of_types_and_the_stub_are_part_of_the_package():
+def test_every_folder_and_file_of_the_library_is_part_of_the_package():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packed = {p.name for g in data["package-data"]["gsas_lab"] for p in (ROOT / "gsas_lab").glob(g)}
-    others = {p.name for p in (ROOT / "gsas_lab").iterdir() if p.is_file() and p.suffix != ".py"}
-    assert packed == others >= {"py.typed", "__init__.pyi"}
+    folders = {path.parent for path in (ROOT / "gsas_lab").rglob("*.py")}
+    names = {".".join(folder.relative_to(ROOT).parts): folder for folder in folders}
+    assert {*data["packages"]} == {*names} > {"gsas_lab"}
+    for name, folder in names.items():
+        packed = {path.name for g in data["package-data"].get(name, []) for path in folder.glob(g)}
+        others = {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"}
+        assert packed == others, name
+    assert {"py.typed", "__init__.pyi"} <= {path.name for path in names["gsas_lab"].iterdir()}
 
 
 def test_a_users_type_checker_sees_the_names(tmp_path):

@@ -11,8 +11,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from gsas_lab import exercises, theory
-from gsas_lab.exercises import Verdict
+from gsas_lab import theory
+from gsas_lab.lessons import exercises
+from gsas_lab.lessons.exercises import Verdict
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
@@ -88,9 +89,8 @@ def test_a_stub_keeps_the_last_function_with_its_docstring(tmp_path):
 
 
 def test_checking_needs_neither_torch_nor_notebook_packages():
-    code = (
-        "import sys; from gsas_lab import exercises; print({'torch', 'nbformat'} & {*sys.modules})"
-    )
+    code = "import sys; from gsas_lab.lessons import exercises; "
+    code += "print({'torch', 'nbformat'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from itertools import chain
 
 import ipywidgets as widgets
@@ -10,9 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from gsas_lab import explorers
+from gsas_lab import recipes
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.errors import InputError
+from gsas_lab.lessons import explorers, gallery
 from gsas_lab.theory import FixedPoint, logits_bytes
 
 U, K, N = 30, 15, 40
@@ -337,3 +339,12 @@ def test_a_live_notebook_shows_its_figures_after_plain_nbconvert(monkeypatch):
     page, _ = HTMLExporter().from_notebook_node(new_notebook(cells=[cell]))
     assert "Plotly.newPlot(" in page and "Plotly.addFrames(" in page and "VBox(" not in page
     assert len(page) < 1_000_000  # plotly.js is not in it
+
+
+def test_the_gallery_holds_every_explorer_with_a_slider(small_world, monkeypatch):
+    systems = {"SASRec": small_world, "softmax": replace(small_world, loss="softmax")}
+    monkeypatch.setattr(recipes, "systems", lambda dataset, **_: systems)
+    figures = gallery.figures("no such folder in outputs/reference")
+    assert len(figures) == 8 and all(figure.layout.sliders for figure in figures.values())
+    (curves,) = (f for heading, f in figures.items() if heading.startswith("Precision"))
+    assert list(dict.fromkeys(curves.data[0].y)) == ["SASRec"]  # softmax has no Theorem 5.1

@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from gsas_lab import publish
+from gsas_lab.lessons import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -13,9 +13,10 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from gsas_lab import files, publish, results
+from gsas_lab import files, results
 from gsas_lab.__main__ import main
 from gsas_lab.errors import Busy, InputError
+from gsas_lab.lessons import publish
 
 
 @pytest.fixture

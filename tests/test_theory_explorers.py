@@ -14,8 +14,9 @@ import plotly.graph_objects as go
 import pytest
 from test_explorers import assert_same_data, inside
 
-from gsas_lab import explorers, theory
-from gsas_lab import theory_explorers as drag
+from gsas_lab import theory
+from gsas_lab.lessons import explorers
+from gsas_lab.lessons import theory_explorers as drag
 
 SLIDERS = widgets.FloatSlider | widgets.FloatLogSlider | widgets.IntSlider | widgets.SelectionSlider
 CATALOGUES = [50, drag.ML1M, 100_000]

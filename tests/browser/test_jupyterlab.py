@@ -19,8 +19,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from gsas_lab import publish, theory
-from gsas_lab import theory_explorers as drag
+from gsas_lab import theory
+from gsas_lab.lessons import publish
+from gsas_lab.lessons import theory_explorers as drag
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -1,10 +1,9 @@
 """The theory with controls: five figures of notebook 02, each live and static (see explorers.py).
 
-Every number comes from `theory.py`; only `gallery` trains. α and β are always those
-of Eqs. (23, 27): α = k / (n_items − 1), β = 1 − t(1 − α).
+Every number comes from `theory.py`; nothing here is trained, and torch is not needed. α and β are
+always those of Eqs. (23, 27): α = k / (n_items − 1), β = 1 − t(1 − α).
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,12 +11,10 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
-from gsas_lab import explorers, runs, theory
-from gsas_lab.calibration import precision_vs_predicted
-from gsas_lab.explorers import Explorer, blank, driven, row, stepped
+from gsas_lab import theory
 from gsas_lab.figures import GREY, size, styles
+from gsas_lab.lessons.explorers import Explorer, blank, driven, row, stepped
 from gsas_lab.paper import figure_1_sums
-from gsas_lab.runs import Settings
 
 ML1M = 3_416  # items of MovieLens-1M, the paper's smallest catalogue
 PAPER_SUM = figure_1_sums()["SASRec"]  # Σp for user 963
@@ -373,34 +370,6 @@ def collisions_explorer(n_items: int = ML1M, history: int = 165) -> Explorer:
         return stepped(draw, _PAIRS, "", "k = 256, t = 1")
 
     return Explorer(live, static)
-
-
-def gallery(systems: Mapping[str, Settings]) -> dict[str, go.Figure]:
-    """Every explorer's static form, by heading: these five, and those of notebooks 00, 01 and 04.
-
-    systems: settings by name, trained now if they were not before.
-    """
-    trained = {name: runs.train(settings) for name, settings in systems.items()}
-    data = next(iter(trained.values())).data
-    shown, users = explorers.from_outcomes(data, {n: run.outcome for n, run in trained.items()})
-    curves = {
-        name: precision_vs_predicted(run.outcome.prob, run.outcome.ranks, run.fixed_point)
-        for name, run in trained.items()
-        if run.theorem
-    }
-    every = {
-        "One score, one loss": sigmoid_explorer(),
-        "Theorem 5.1": prior_explorer(),
-        "A whole catalogue": catalogue_explorer(),
-        "Which k, which t?": map_explorer(),
-        "May a negative be the positive?": collisions_explorer(),
-        f"Any user ({data.interactions.name})": explorers.user_explorer(shown, users),
-        f"Precision against prediction ({data.interactions.name})": (
-            explorers.calibration_explorer(curves)
-        ),
-        "The memory of a full loss": explorers.memory_explorer(),
-    }
-    return {heading: explorer.static() for heading, explorer in every.items()}
 
 
 # What the five share

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import ipywidgets as widgets
 import numpy as np
@@ -24,9 +24,11 @@ from IPython.display import display
 
 from gsas_lab.errors import InputError
 from gsas_lab.figures import BLUE, CELLS, GREY, MEMORY, Tables, size, styles
-from gsas_lab.ranking import Outcome
-from gsas_lab.runs import Data
 from gsas_lab.theory import BYTES, logits_bytes
+
+if TYPE_CHECKING:  # both import torch, which a lesson on the theory does without
+    from gsas_lab.experiment import Data
+    from gsas_lab.ranking import Outcome
 
 _SYMBOL = {  # matplotlib's markers and lines in plotly's words
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
@@ -530,7 +532,7 @@ def stepped(
 
 
 def from_outcomes(
-    data: Data, outcomes: Mapping[str, Outcome], ranks: int = 50
+    data: "Data", outcomes: Mapping[str, "Outcome"], ranks: int = 50
 ) -> tuple[dict[str, TopItems], Users]:
     """What `user_explorer` needs, of all test users: each system's first items, and who they are."""
     test, known = data.split.test, data.interactions

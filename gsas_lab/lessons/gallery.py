@@ -1,0 +1,48 @@
+"""Every explorer in its static form, on one data set: the page that `make site` adds."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from gsas_lab import paper, recipes, results, runs
+from gsas_lab.calibration import precision_vs_predicted
+from gsas_lab.lessons import explorers
+from gsas_lab.lessons import theory_explorers as drag
+
+STORY = (
+    "Everything that can be dragged, by slider and without a kernel. Live, in notebooks 00, 01, 02, "
+    "04 and 05, there are more sliders."
+)
+
+
+def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
+    """By heading: the theory's five, those of notebooks 00, 01 and 04, and Figure 3 where
+    outputs/reference holds it.
+
+    The systems are trained now if they were not before; `given`: see `recipes.systems`.
+    """
+    trained = {name: runs.train(own) for name, own in recipes.systems(dataset, **given).items()}
+    data = next(iter(trained.values())).data
+    shown, users = explorers.from_outcomes(data, {n: run.outcome for n, run in trained.items()})
+    curves = {
+        name: precision_vs_predicted(run.outcome.prob, run.outcome.ranks, run.fixed_point)
+        for name, run in trained.items()
+        if run.theorem
+    }
+    every = {
+        "One score, one loss": drag.sigmoid_explorer(),
+        "Theorem 5.1": drag.prior_explorer(),
+        "A whole catalogue": drag.catalogue_explorer(),
+        "Which k, which t?": drag.map_explorer(),
+        "May a negative be the positive?": drag.collisions_explorer(),
+        f"Any user ({data.interactions.name})": explorers.user_explorer(shown, users),
+        f"Precision against prediction ({data.interactions.name})": (
+            explorers.calibration_explorer(curves)
+        ),
+        "The memory of a full loss": explorers.memory_explorer(),
+    }
+    if (results.REFERENCE / dataset / "figure3").exists():
+        swept = results.of_paper("figure3", dataset)
+        theirs = {"NDCG@10": paper.figure_3()} if dataset in results.IN_PAPER else None
+        every[f"Figure 3. {swept.source}"] = explorers.grid_explorer(swept.shown, paper=theirs)
+    return {heading: explorer.static() for heading, explorer in every.items()}
