@@ -203,9 +203,9 @@ def _publish(
 
 
 def _exercises(_arguments: argparse.Namespace) -> None:
-    from gsas_lab.lessons import exercises
+    from gsas_lab.lessons.exercises import notebooks
 
-    for path in exercises.write(NOTEBOOKS):
+    for path in notebooks.write(NOTEBOOKS):
         print(path)
 
 

@@ -109,11 +109,15 @@ def test_the_makefile_asks_for_the_same_python_and_extras():
 def test_the_library_needs_only_its_core_dependencies():
     modules = [Requirement(line).name.replace("-", "_") for e in EXTRAS.values() for line in e]
     library = [path.stem for path in (ROOT / "gsas_lab").glob("*.py")]
-    light = [m for m in library if m not in ("figures", "__main__")] + ["lessons.exercises"]
+    light = [m for m in library if m not in ("figures", "__main__")] + [
+        "lessons.exercises.your_data"
+    ]
     _python_without(modules, "; ".join(f"import gsas_lab.{module}" for module in light))
 
 
-@pytest.mark.parametrize("module", ["theory", "lessons.theory_explorers", "lessons.exercises"])
+@pytest.mark.parametrize(
+    "module", ["theory", "lessons.theory_explorers", "lessons.exercises.your_data"]
+)
 def test_the_theory_and_its_lessons_need_no_torch(module):
     _python_without(["torch"], f"import gsas_lab.{module}; assert not sys.modules['torch']")
 

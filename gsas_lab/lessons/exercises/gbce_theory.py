@@ -1,192 +1,11 @@
-"""Exercises over the theory: what a learner answers -> a verdict that moves on, never an exception.
+"""The exercises of notebook 02."""
 
-Every `check_<topic>(answer)` returns a `Verdict`. The truth comes from `theory`; what is written
-here are the typical wrong answers and the hint that each of them deserves. The tasks are set in
-`notebooks/solutions`, from which `write` makes `notebooks/exercises`: only the answers are missing.
-"""
-
-import ast
-import re
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from gsas_lab import theory
-
-
-@dataclass(frozen=True, repr=False)
-class Verdict:
-    """Shown as "Right. …", "Not yet. <hint>" or "Not answered yet. <nudge>"; true when right."""
-
-    right: bool
-    message: str
-
-    def __bool__(self) -> bool:
-        return self.right
-
-    def __repr__(self) -> str:
-        return self.message
-
-    _repr_markdown_ = __repr__
-
-
-Check: TypeAlias = Callable[[Any], Verdict]
-Row: TypeAlias = tuple[Any, ...]  # the arguments of one call
-
-
-class _Hint(Exception):
-    """What to say to an answer that is not right."""
-
-
-class _Unanswered(Exception):
-    """There is still `...` where the answer belongs."""
-
-
-# --- three kinds of answer: a number, letters, a function -----------------------------------------
-
-
-def _exercise(task: str, nudge: str, right: str, judge: Callable[[Any], None]) -> Check:
-    """judge(answer) raises a hint or is content; whatever else it raises becomes a hint."""
-
-    def check(answer: Any) -> Verdict:
-        try:
-            if answer is None or answer is ...:
-                raise _Unanswered
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                judge(answer)
-        except _Unanswered:
-            return Verdict(False, f"Not answered yet. {nudge}")
-        except _Hint as hint:
-            return Verdict(False, f"Not yet. {hint}")
-        except (Exception, SystemExit) as error:  # the learner's code may raise anything
-            said = " ".join(traceback.format_exception_only(error)[-1].split())
-            return Verdict(False, f"Not yet. Your answer stopped with `{said}`.")
-        return Verdict(True, f"Right. {right}")
-
-    check.__doc__ = task
-    return check
-
-
-def _one(value: Any) -> float:
-    """A finite number, or a hint that says what was given instead."""
-    try:
-        number = None if isinstance(value, str | bytes | bool) else np.asarray(value, float)
-    except (TypeError, ValueError):
-        number = None
-    if number is None:
-        raise _Hint(f"A number is asked for, not a {type(value).__name__}.")
-    if number.shape:
-        raise _Hint(f"One number is asked for, not an array of shape {number.shape}.")
-    if not np.isfinite(number):
-        raise _Hint(f"{number} is no finite number: look for a log or a division that meets 0.")
-    return float(number)
-
-
-def _number(
-    task: str, nudge: str, truth: Any, right: str, wrong: dict[Any, str], near: float = 1e-4
-) -> Check:
-    """A number within the share `near` of the truth, and nearer to it than to any wrong one."""
-
-    def judge(answer: Any) -> None:
-        value = _one(answer)
-        known = [v for v in (truth, *wrong) if abs(value - v) <= near * abs(v)]
-        nearest = min(known, key=lambda v: abs(value - v), default=None)
-        if nearest == truth:
-            return
-        if nearest is not None:
-            raise _Hint(wrong[nearest])
-        if abs(value + truth) <= near * abs(truth):
-            raise _Hint("The size is right, the sign is not.")
-        if abs(value - truth) < 0.02 * abs(truth):
-            raise _Hint("Within 2 %: give more digits, or count once more what is left out.")
-        raise _Hint(f"Too {'large' if value > truth else 'small'}. {nudge}")
-
-    return _exercise(task, nudge, right, judge)
-
-
-def _letters(task: str, truth: str, right: str, hints: dict[str, str]) -> Check:
-    """The letters of all true statements, as "AC", "a, c" or ["A", "C"]; hints: one per letter."""
-    nudge = f"Which of {', '.join(hints)} are true? Give their letters, such as 'AB'."
-
-    def judge(answer: Any) -> None:
-        if not isinstance(answer, str | list | tuple | set):
-            raise _Hint(f"Letters are asked for, not a {type(answer).__name__}. {nudge}")
-        given = set(re.sub(r"[\s,;&+]|and", "", "".join(map(str, answer)).lower()).upper())
-        if not given or given - set(hints):
-            raise _Hint(nudge)
-        for letter, hint in hints.items():
-            if (letter in given) != (letter in truth):
-                raise _Hint(f"Think about {letter} again. {hint}")
-
-    return _exercise(task, nudge, right, judge)
-
-
-def _function(
-    task: str,
-    call: str,
-    truth: Callable[..., Any],
-    columns: Sequence[Any],
-    right: str,
-    wrong: dict[str, Callable[..., Any]],
-    extremes: Sequence[Row] = (),
-    careful: str = "",
-) -> Check:
-    """A function equal to `truth` at every row, then at the extremes, with `careful` as their hint.
-
-    It is called with one row of the columns at a time, so that `if`, `math` and NumPy will all do.
-    wrong: hint -> a function that a learner may have written instead.
-    """
-    names = call[call.index("(") + 1 : -1].split(", ")
-    nudge = f"Write the body of a function that is called as {call}."
-    rows = list(zip(*columns, strict=True))
-
-    def judge(answer: Any) -> None:
-        if not callable(answer):
-            raise _Hint(f"The function itself is asked for, not a {type(answer).__name__}. {nudge}")
-        given = np.array([_called(answer, row, names, nudge) for row in rows])
-        expected = np.array([truth(*row) for row in rows])
-        right_at = np.isclose(given, expected, rtol=1e-6, atol=1e-8)
-        if not right_at.all():
-            for hint, function in wrong.items():
-                if np.allclose(given, [function(*row) for row in rows], rtol=1e-6, atol=1e-8):
-                    raise _Hint(hint)
-            first = int(np.argmin(right_at))
-            size = "large" if given[first] > expected[first] else "small"
-            raise _Hint(f"At {_place(names, rows[first])}, {given[first]:.4g} is too {size}.")
-        for row in extremes:
-            value = _called(answer, row, names, careful)
-            if not np.isclose(value, truth(*row), rtol=1e-6, atol=1e-300):
-                raise _Hint(f"Nearly: only at {_place(names, row)}, not {value:g}. {careful}")
-
-    return _exercise(task, nudge, right, judge)
-
-
-def _called(function: Any, row: Row, names: Sequence[str], hint: str) -> float:
-    try:
-        with np.errstate(over="raise", divide="raise", invalid="raise"):
-            value = function(*deepcopy(row))  # copies: a learner may write into them
-    except ArithmeticError as error:
-        raise _Hint(f"At {_place(names, row)}: {error}. {hint}") from None
-    if value is ...:
-        raise _Unanswered
-    if value is None:
-        raise _Hint("Your function returns None: is a `return` missing?")
-    return _one(value)
-
-
-def _place(names: Sequence[str], row: Row) -> str:
-    shown = (np.array2string(np.asarray(value), precision=3) for value in row)
-    return ", ".join(f"{name} = {value}" for name, value in zip(names, shown, strict=True))
-
-
-# --- the exercises of notebook 02 -----------------------------------------------------------------
+from gsas_lab.lessons.exercises.answers import function, letters, number
 
 _N, _K = 3416, 256  # items of MovieLens-1M, gSASRec's negatives
 _ONE, _MANY = theory.alpha(1, _N), theory.alpha(_K, _N)  # α of SASRec and of gSASRec
@@ -204,7 +23,7 @@ def _plus(s: Any) -> Any:
     return np.logaddexp(0, s)  # softplus
 
 
-check_sampling_rate = _number(
+sampling_rate = number(
     "α = k / |I⁻|, Theorem 5.1: of gSASRec (k = 256) on MovieLens-1M.",
     "Negatives drawn, divided by the items that they are drawn from.",
     _MANY,
@@ -216,7 +35,7 @@ check_sampling_rate = _number(
     },
 )
 
-check_sasrec_says = _number(
+sasrec_says = number(
     "σ(s) = βP / (α − αP + βP), Eq. (10): SASRec, MovieLens-1M, P = 0.01.",
     "Put SASRec's α and β into Eq. (10).",
     _says(0.01, _ONE, 1),
@@ -229,7 +48,7 @@ check_sasrec_says = _number(
     },
 )
 
-check_slope = _function(
+slope = function(
     "dE[L]/ds, the derivative of Eq. (16): βP pulls the score up, α(1 − P) pushes it down.",
     "slope(s, P, alpha, beta)",
     lambda s, p, a, b: np.diff(theory.expected_loss(s + _d, p, a, b)).item() / np.ptp(_d),
@@ -252,7 +71,7 @@ check_slope = _function(
     },
 )
 
-check_least_score = _number(
+least_score = number(
     "The score of least expected loss, Eqs. (16, 17), for P = 0.01, α = 0.1, β = 0.5.",
     "Set the slope to 0 and solve for σ, then for s.",
     theory.converged_logit(0.01, 0.1, 0.5),
@@ -267,7 +86,7 @@ check_least_score = _number(
     },
 )
 
-check_power_function = _function(
+power_function = function(
     "β = α(t(1 − 1/α) + 1/α) = 1 − t(1 − α), Eq. (27), exact at t = 0 and t = 1.",
     "power(t, alpha)",
     theory.beta_from_t,
@@ -284,7 +103,7 @@ check_power_function = _function(
     "from 1 to α so that at each end the other end's term is exactly 0.",
 )
 
-check_theorem = _function(
+theorem = function(
     "σ(s) = βP / (α − αP + βP), Theorem 5.1, Eq. (10).",
     "sigma(P, alpha, beta)",
     _says,
@@ -304,7 +123,7 @@ check_theorem = _function(
     "P = 0 and P = 1 are allowed: use a form without a logarithm or a division by P.",
 )
 
-check_inverse = _function(
+inverse = function(
     "P = σ(s − log(β/α)), the inverse of Eq. (10), for any score from −800 to 800.",
     "prior(s, alpha, beta)",
     theory.prior_from_logit,
@@ -323,7 +142,7 @@ check_inverse = _function(
     "number, not even in a branch that np.where drops.",
 )
 
-check_offset = _number(
+offset = number(
     "log(β/α), what Eq. (10) adds to every logit: SASRec on MovieLens-1M.",
     "The log of β over α, with SASRec's β and α.",
     theory.logit_offset(_ONE, 1),
@@ -337,7 +156,7 @@ check_offset = _number(
     },
 )
 
-check_k_needed = _number(
+k_needed = number(
     "The least k for which BCE's σ = P / (α − αP + P), Eq. (21), is at most 0.5 at P = 0.01.",
     "σ is one half where both terms of the odds are equal.",
     1 + int(np.argmax(_says(0.01, theory.alpha(np.arange(1, _N), _N), 1) <= 0.5)),
@@ -351,7 +170,7 @@ check_k_needed = _number(
     },
 )
 
-check_gbce = _function(
+gbce = function(
     "gBCE of one position, Eq. (8): −1/(k+1) · (log σ^β(s⁺) + Σ log(1 − σ(s⁻))).",
     "gbce(positive, negatives, beta)",
     lambda p, n, b: (
@@ -384,7 +203,7 @@ check_gbce = _function(
     "function for log(eᵃ + eᵇ) that is safe everywhere.",
 )
 
-check_gamma = _function(
+gamma = function(
     "γ(s) = log(1 / (σ(s)^−β − 1)), Eq. (25), Theorem 5.2: gBCE(s⁺, s⁻) = BCE(γ(s⁺), s⁻).",
     "gamma(s, beta)",
     theory.positive_transform,
@@ -402,7 +221,7 @@ check_gamma = _function(
     "eᵘ out of eᵘ − 1; for small u there is expm1.",
 )
 
-check_collisions = _number(
+collisions = number(
     "σ = βP / (α + βP), Theorem 5.1 with draws from the whole catalogue: P = 0.33 at t = 1.",
     "In Eq. (10) the item is a negative α(1 − P) times; how often is it now? And t = 1 is β = α.",
     _says(0.33, 1, 1, True),
@@ -415,7 +234,7 @@ check_collisions = _number(
     near=1e-3,  # β from k / |I⁻| and α from k / |I| will do as well
 )
 
-check_forecast = _number(
+forecast = number(
     "Σσ over a catalogue by Eq. (10): a user whose P is Zipf's law over 3,416 items, SASRec.",
     "Theorem 5.1 for each item of theory.zipf(3416), then the sum.",
     theory.forecast_sum(_zipf, _ONE, 1),
@@ -428,7 +247,7 @@ check_forecast = _number(
     },
 )
 
-check_memory_full = _number(
+memory_full = number(
     "Scores of a full loss, in 10⁹ bytes: 64 sequences × 200 positions × 1,000,000 items, float32.",
     "One score for each sequence, position and item; how many bytes has a float32?",
     theory.logits_bytes(64, 200, 1_000_000) / 1e9,
@@ -441,7 +260,7 @@ check_memory_full = _number(
     },
 )
 
-check_memory_sampled = _number(
+memory_sampled = number(
     "Scores of a sampled loss, in 10⁶ bytes: 64 × 200 positions, a positive and k = 256, float32.",
     "At each position, which scores does Eq. (8) need?",
     theory.logits_bytes(64, 200, _K + 1) / 1e6,
@@ -455,7 +274,7 @@ check_memory_sampled = _number(
 )
 
 _whole = np.arange(1, 100, dtype=np.float32)
-check_ties = _number(
+ties = number(
     "The least whole score at which 1 / (1 + e^−s), all in float32, is exactly 1.",
     "Where is e^−s so small that 1 + e^−s rounds to 1?",
     int(_whole[np.argmax(1 / (1 + np.exp(-_whole)) == 1)]),
@@ -469,7 +288,7 @@ check_ties = _number(
     near=1e-6,
 )
 
-check_pairs_ece = _letters(
+pairs_ece = letters(
     "Expected calibration error over all (user, item) pairs: what does a small one prove?",
     "ABD",
     "Choose the population first: a mean over millions of easy pairs says nothing about the top.",
@@ -481,7 +300,7 @@ check_pairs_ece = _letters(
     },
 )
 
-check_recalibration = _letters(
+recalibration = letters(
     "P = σ(s − log(β/α)), the inverse of Eq. (10), for a trained model's scores: what changes?",
     "BC",
     "A shift moves what the model says, never whom it prefers.",
@@ -493,7 +312,7 @@ check_recalibration = _letters(
     },
 )
 
-check_popular_proposal = _number(
+popular_proposal = number(
     "σ = βP / (kq + βP): BCE, k = 256, negatives by popularity, collisions; P = 0.02, q = 0.005.",
     "Theorem 5.1 with this item's own α: how often is it drawn for one positive?",
     _says(0.02, _K * 0.005, 1, True),
@@ -507,7 +326,7 @@ check_popular_proposal = _number(
     },
 )
 
-check_logq = _function(
+logq = function(
     "log P = s + log(kq): what the scores of BCE with a proposal q lack, collisions kept.",
     "correction(q, k)",
     lambda q, k: -theory.logit_offset(k * q, 1),
@@ -521,47 +340,3 @@ check_logq = _function(
         "That is the same for every item: where is its q?": lambda q, k: np.log(k),
     },
 )
-
-
-# --- solutions -> exercises -----------------------------------------------------------------------
-
-
-def strip(solutions: Path) -> Any:
-    """The notebook `solutions` (NotebookNode) without its answers: what a learner starts from.
-
-    Cells tagged `solution` go; between the lines `# solution` and `# end` a stub takes over.
-    """
-    import nbformat  # here, so that the checks need no notebook packages
-
-    book = nbformat.read(solutions, as_version=4)
-    book.cells = [c for c in book.cells if "solution" not in c.metadata.get("tags", [])]
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.source = re.sub(r"(?ms)^# solution\n(.*?)^# end\n", _stub, cell.source)
-            cell.outputs, cell.execution_count = [], None
-    return book
-
-
-def _stub(solution: re.Match[str]) -> str:
-    """`answer = ...`, or the solution's last function with its docstring and without its body."""
-    made = [node for node in ast.parse(solution[1]).body if isinstance(node, ast.FunctionDef)]
-    if not made:
-        return "answer = ...  # yours\n"
-    end = (
-        made[-1].body[0].end_lineno if ast.get_docstring(made[-1]) else made[-1].body[0].lineno - 1
-    )
-    kept = solution[1].splitlines()[made[-1].lineno - 1 : end]
-    return "\n".join([*kept, "    return ...  # yours", "", "", ""])
-
-
-def write(folder: Path) -> list[Path]:
-    """folder/solutions/NN_*.ipynb -> folder/exercises/NN_*.ipynb; the paths that were written."""
-    import nbformat
-
-    written = []
-    for path in sorted((folder / "solutions").glob("[0-9][0-9]_*.ipynb")):
-        target = folder / "exercises" / path.name
-        target.parent.mkdir(exist_ok=True)
-        nbformat.write(strip(path), target)
-        written.append(target)
-    return written
