@@ -106,6 +106,10 @@ class Loss(ABC):
             return (hidden.sum() + table.sum()) * 0.0
         return self.formula(scores[:, 0], scores[:, 1:])
 
+    def at(self, rows: Tensor) -> "Loss":
+        """The same loss, called with these rows (R,) of the table alone: see `rows.only`."""
+        return self
+
     @classmethod
     def check(cls) -> None:
         """Try it on small examples: its formula is one finite number, and where it has a form of its
@@ -235,6 +239,12 @@ class LogQ(Loss):
         offsets = torch.zeros(self.n_items + 1)
         offsets[1:] = -torch.as_tensor(np.log(self.alpha))
         return {offsets.device: offsets}
+
+    def at(self, rows: Tensor) -> Loss:
+        there = replace(self)
+        some = {device: every[rows.to(device)] for device, every in self._offsets.items()}
+        there.__dict__["_offsets"] = some  # as cached_property keeps it
+        return there
 
     def formula(self, positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
         """Of scores from which log α is taken already."""

@@ -36,6 +36,7 @@ from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, 
 from gsas_lab.interactions import PAD
 from gsas_lab.losses import SIGMOID, Loss
 from gsas_lab.models import MODELS, Model, Serving
+from gsas_lab.rows import check_memory, choose
 from gsas_lab.samplers import Recorded, Sampler
 from gsas_lab.settings import OF_DATA, Settings
 from gsas_lab.splits import Holdout
@@ -413,6 +414,10 @@ def train(
     if distributed.from_first(lambda: _found(run, experiment)):
         return run
     device = choose_device(settings.device)
+    if MODELS[settings.model].trained:
+        kind = choose(settings.table_optimizer, data.split.n_items, experiment.loss.whole, device)
+        count = 1 if settings.tied or "tied" in settings.unread else 2
+        check_memory(data.split.n_items, settings.d, count, kind, device)
     model = experiment.model().to(device)
     with files.locked(folder) if distributed.first() else nullcontext():
         # Another process may have ended it just now.

@@ -21,6 +21,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.losses import LOSSES
 from gsas_lab.models import MODELS
 from gsas_lab.parts import Registry
+from gsas_lab.rows import KINDS
 from gsas_lab.samplers import SAMPLERS
 
 OF_DATA = (  # the settings that say what is read and how it is split
@@ -87,6 +88,7 @@ class Settings:
     batch_size: int = _option(128, "users (windows) a step")
     lr: float = _option(1e-3, "AdamW's learning rate")
     weight_decay: float = _option(0.0, "AdamW's weight decay")
+    table_optimizer: str = _option("auto", "of the items' tables, see rows.py", KINDS)
     warmup: float = _option(0.0, "share of the epochs in which lr rises")
     cooldown: float = _option(0.0, "share of the epochs, at the end, in which lr falls to 0")
     precision: str = _option("float32", "of the encoder's products", PRECISIONS)

@@ -1,4 +1,4 @@
-"""One visible loop: batches -> hidden states -> loss -> AdamW, with a checkpoint after each epoch.
+"""One visible loop: batches -> hidden states -> loss -> optimiser, with a checkpoint an epoch.
 
 Killed at any moment and started again, it goes on after the last whole epoch and ends with the same
 weights, bit for bit on CPU: whatever is random in an epoch is seeded by (seed, epoch) alone.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, files
+from gsas_lab import distributed, files, rows
 from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
@@ -120,6 +120,7 @@ def fit(
         counts = distributed.total(counts)
         _check(values, epoch, len(plan), settings)
         mean_loss = float(np.average(torch.stack(values).tolist(), weights=counts))
+        step.wake()
         seconds = time.perf_counter() - started
         model.eval()
         ndcg = distributed.from_first(lambda: validate(model))
@@ -136,7 +137,7 @@ def fit(
                     "identity": identity,
                     "model": model.state_dict(),
                     "best": best_weights,
-                    "optimizer": step.optimizer.state_dict(),
+                    "optimizer": step.state_dict(),
                     "progress": vars(progress),
                 },
             )
@@ -155,6 +156,8 @@ def fit(
 class Step:
     """One step: batch -> hidden states -> loss -> gradients -> AdamW. -> the loss, on the device.
 
+    The items' tables may have an optimiser of their own, see rows.py.
+
     On CUDA a step of one shape is captured as a graph when it has been taken a few times, and is
     replayed from then on: one launch where there were hundreds, with nothing read back. Whatever is
     random comes from two generators of its own, so that several models can train side by side.
@@ -168,12 +171,22 @@ class Step:
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.generator = self.noise
+        n_items, weights = experiment.split.n_items, dict(model.named_parameters())
+        tables = rows.tables(model, n_items)
+        self.rows: rows.RowOptimizer | None = None
+        kind = rows.choose(settings.table_optimizer, n_items, experiment.loss.whole, self.device)
+        if kind != "dense" and tables:
+            for table in tables:
+                table.sparse = True  # its lookups have a gradient of rows
+            of_tables = list(dict.fromkeys(table.weight for table in tables))
+            self.rows = rows.RowOptimizer(kind, of_tables, settings.lr, settings.weight_decay)
+            weights = {n: w for n, w in weights.items() if all(w is not t for t in of_tables)}
         self.forward = distributed.wrapped(
             _Forward(experiment, model, self.negatives, settings.precision == "bfloat16")
         )
         cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [*weights.values()] or [torch.zeros(())],  # a model may be its tables alone
             lr=torch.tensor(settings.lr, device=self.device) if cuda else settings.lr,
             weight_decay=settings.weight_decay,
             fused=True,
@@ -182,10 +195,21 @@ class Step:
         self.taken: dict[tuple[int, ...], int] = {}  # steps of each shape
         self.captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        of_rows = self.rows and self.rows.state_dict()
+        return self.optimizer.state_dict() | {"rows": of_rows}
+
     def load(self, state: dict[str, Any]) -> None:
-        """The optimiser's state of a checkpoint, which was read into host memory."""
+        """The optimisers' state of a checkpoint, which was read into host memory."""
         options = self.optimizer.state_dict()["param_groups"]  # this device's, not the saved one's
-        self.optimizer.load_state_dict(state | {"param_groups": options})
+        self.optimizer.load_state_dict({"state": state["state"], "param_groups": options})
+        if self.rows:
+            self.rows.load_state_dict(state["rows"])
+
+    def wake(self) -> None:
+        """Before the weights are judged or saved."""
+        if self.rows:
+            self.rows.wake()
 
     def seed(self, negatives: int, noise: int) -> None:
         self.negatives.manual_seed(negatives)
@@ -198,10 +222,11 @@ class Step:
             else:
                 group["lr"] = rate
         if self.device.type != "cuda":
-            return self.compute(Batch(*(x.to(self.device) for x in batch)))
-        # Eager where the portable route asks the host, and where DDP talks to other processes.
-        if distributed.processes() > 1 or not triton_kernels.available(self.model.table):
-            return self.compute(Batch(*(x.to(self.device, non_blocking=True) for x in batch)))
+            return self.compute(Batch(*(x.to(self.device) for x in batch)), rate)
+        # Eager where rows or the portable route ask the host, and DDP talks to other processes.
+        eager = self.rows or distributed.processes() > 1
+        if eager or not triton_kernels.available(self.model.table):
+            return self.compute(Batch(*(x.to(self.device, non_blocking=True) for x in batch)), rate)
         shape = tuple(batch.items.shape)
         self.taken[shape] = self.taken.get(shape, 0) + 1
         if self.taken[shape] <= self.WARM:
@@ -214,11 +239,15 @@ class Step:
         graph.replay()
         return value.clone()
 
-    def compute(self, batch: Batch) -> Tensor:
+    def compute(self, batch: Batch, rate: float = 0.0) -> Tensor:
+        """rate: of the rows; AdamW has been told."""
         value = self.forward(batch)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
         self.optimizer.step()
+        if self.rows:
+            self.rows.step(rate)
+            self.rows.zero_grad()
         return value.detach()
 
     def _aside(self, batch: Batch) -> Tensor:
@@ -250,6 +279,8 @@ class _Forward(nn.Module):
         super().__init__()
         self.loss, self.sampler = experiment.loss, experiment.sampler
         self.model, self.negatives, self.autocast = model, negatives, autocast
+        tables = rows.tables(model, experiment.split.n_items)
+        self.of_rows = [table.weight for table in tables if table.sparse]
 
     def forward(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):
@@ -261,7 +292,11 @@ class _Forward(nn.Module):
         if not self.loss.whole:
             asked = Asked(flat, places, hidden.detach(), table.detach())
             negatives, sets = self.sampler.draw(asked, self.negatives)
-        value = self.loss(hidden, table, flat.positives[places], self.model.bias, negatives, sets)
+        positives, loss = flat.positives[places], self.loss
+        if negatives is not None and any(table is weight for weight in self.of_rows):
+            named, table, positives, negatives = rows.only(table, positives, negatives)
+            loss = loss.at(named)
+        value = loss(hidden, table, positives, self.model.bias, negatives, sets)
         return distributed.part(value, batch.positives)
 
 

@@ -23,6 +23,7 @@ OTHER = {
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
     "power": 0.5, "logq": True, "masked": 0.5, "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
     "lr": 0.01, "weight_decay": 0.5, "warmup": 0.5, "cooldown": 0.5, "precision": "bfloat16",
+    "table_optimizer": "adagrad",
     "seed": 2, "device": "cpu",
 }  # fmt: skip
 DATA_FIELDS = set(OF_DATA)

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <thread>
@@ -300,4 +301,64 @@ extern "C" int sampled(Work* w, int64_t d) {
     case 256: return run<16>(*w);
     default: return 2;
   }
+}
+
+// --- the optimisers of a table of which few rows are touched: see rows.py -------------------------
+
+struct Update {  // as native.py's _Update
+  float *table, *mean, *square;             // (N, d); without mean Adagrad's, square being (N,)
+  const int64_t *rows, *begin, *order;      // (n,), (n + 1,): of each row's values; (m,) which they are
+  const float *values, *keep, *rate, *root; // (m, d); (n,): what decay leaves, lr, and √ of Adam's
+  int64_t n, d, threads;
+  float beta2, left, fresh, eps;  // left = 1 − β₁ and fresh = 1 − β₂, to their own last bit
+  Pool pool;
+};
+
+// Threads share the values equally; a row is one thread's, and is summed in the values' order.
+extern "C" void update(Update* given) {
+  const Update& u = *given;
+  const int64_t d = u.d;
+  auto cut = [&](int64_t t) {
+    return std::lower_bound(u.begin, u.begin + u.n, u.begin[u.n] * t / u.threads) - u.begin;
+  };
+  auto worker = [&](int64_t me) {
+    std::vector<float> sum(d);
+    float* g = sum.data();
+    const int64_t last = me == u.threads - 1 ? u.n : cut(me + 1);
+    for (int64_t i = me ? cut(me) : 0; i < last; i++) {
+      if (i + 2 < last)  // rows lie anywhere: ask for one while two others are worked on
+        for (int64_t j = 0; j < d; j += W) {
+          const int64_t at = u.rows[i + 2] * d + j;
+          __builtin_prefetch(u.table + at, 1);
+          if (u.mean) {
+            __builtin_prefetch(u.mean + at, 1);
+            __builtin_prefetch(u.square + at, 1);
+          }
+        }
+      std::fill_n(g, d, 0.0f);
+      for (int64_t q = u.begin[i]; q < u.begin[i + 1]; q++) {
+        const float* value = u.values + u.order[q] * d;
+        for (int64_t j = 0; j < d; j++) g[j] += value[j];
+      }
+      const float keep = u.keep[i], rate = u.rate[i];
+      float* w = u.table + u.rows[i] * d;
+      if (!u.mean) {
+        float& total = u.square[u.rows[i]];
+        double squares = 0;
+        for (int64_t j = 0; j < d; j++) squares += (double)g[j] * g[j];
+        total += (float)(squares / d);
+        const float step = rate / (std::sqrt(total) + u.eps);
+        for (int64_t j = 0; j < d; j++) w[j] = w[j] * keep - step * g[j];
+        continue;
+      }
+      float *m = u.mean + u.rows[i] * d, *v = u.square + u.rows[i] * d;
+      const float root = u.root[i];
+      for (int64_t j = 0; j < d; j++) {
+        m[j] += u.left * (g[j] - m[j]);
+        v[j] = u.beta2 * v[j] + u.fresh * g[j] * g[j];
+        w[j] = w[j] * keep - rate * m[j] / (std::sqrt(v[j]) / root + u.eps);
+      }
+    }
+  };
+  together(u.pool, u.threads, worker);
 }

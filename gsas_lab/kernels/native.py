@@ -27,7 +27,7 @@ from gsas_lab.errors import InputError
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDTHS = (16, 32, 48, 64, 96, 128, 256)  # of d, as compiled
-_FLAGS = "-std=c++20 -O3 -fPIC -shared -pthread -Wno-psabi".split()
+_FLAGS = "-std=c++20 -O3 -fno-math-errno -fPIC -shared -pthread -Wno-psabi".split()
 _log = logging.getLogger(__name__)
 
 
@@ -96,6 +96,33 @@ def sampled(
     return hidden.new_tensor(work.loss), d_hidden, d_table, hidden.new_tensor(work.d_bias)
 
 
+class _Update(ctypes.Structure):
+    """As `Update` in native.cpp."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in "table mean square rows begin order".split()],
+        *[(name, ctypes.c_void_p) for name in "values keep rate root".split()],
+        *[(name, ctypes.c_int64) for name in "n d threads".split()],
+        *[(name, ctypes.c_float) for name in "beta2 left fresh eps".split()],
+        *[(name, ctypes.c_void_p) for name in "parallel number size".split()],
+    ]
+
+
+def update(tensors: dict[str, Tensor | None], betas: tuple[float, float], eps: float) -> None:
+    """`rows.RowOptimizer`'s step in place, where `load` found a library: see `Update` in native.cpp.
+
+    tensors: the pointers of `Update` by name, each contiguous, on CPU, of its type there. The same
+    bits for any number of threads.
+    """
+    library, rows, table = load(), tensors["rows"], tensors["table"]
+    assert library is not None and rows is not None and table is not None
+    addresses = {name: None if x is None else x.data_ptr() for name, x in tensors.items()}
+    sizes = {"n": len(rows), "d": table.shape[1], "threads": torch.get_num_threads()}
+    rates = {"beta2": betas[1], "left": 1 - betas[0], "fresh": 1 - betas[1], "eps": eps}
+    work = _Update(**addresses, **sizes, **rates, **_pool())
+    library.update(ctypes.byref(work))
+
+
 @functools.cache
 def load() -> ctypes.CDLL | None:
     """The compiled library, built if need be; None, and a line in the log, where it cannot be.
@@ -146,10 +173,9 @@ def _kept(path: Path) -> ctypes.CDLL | None:
 
 def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    library.sampled.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_int64,
-    ]  # AttributeError if it is not there
+    # AttributeError if one is not there.
+    library.sampled.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    library.update.argtypes = [ctypes.c_void_p]
     return library
 
 

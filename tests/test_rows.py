@@ -1,0 +1,241 @@
+"""Tables of which a step touches few rows: their gradients are exact, their optimisers literal."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from gsas_lab import rows, runs, training
+from gsas_lab.batches import Batch
+from gsas_lab.errors import InputError
+from gsas_lab.experiment import assemble
+from gsas_lab.kernels import native
+from gsas_lab.losses import LOSSES
+from gsas_lab.samplers import SAMPLERS
+
+N, D, LR, DECAY = 40, 24, 0.02, 0.3
+RATES = [LR * (1 + step % 3) for step in range(30)]  # a schedule: decay must follow it
+
+
+@pytest.fixture(params=["native", "stock"])
+def route(request, monkeypatch):
+    if request.param == "stock":
+        monkeypatch.setattr(native, "load", lambda: None)
+    elif native.load() is None:
+        pytest.skip("no compiler")
+    return request.param
+
+
+def table():
+    return nn.Parameter(torch.randn(N, D, generator=torch.Generator().manual_seed(0)))
+
+
+def gradients(some=True):
+    """For each step named rows, which repeat, and their values."""
+    draw = torch.Generator().manual_seed(1)
+    for _ in RATES:
+        named = torch.randint(0, N, (25,), generator=draw) if some else torch.arange(N)
+        yield named, torch.randn(len(named), D, generator=draw)
+
+
+def sparse(named, values):
+    return torch.sparse_coo_tensor(
+        named[None], values, (N, values.shape[1]), check_invariants=False
+    )
+
+
+def dense(named, values):
+    return torch.zeros(N, D).index_add_(0, named, values)
+
+
+def moved(kind, weight_decay, some=True):
+    weight = table()
+    optimizer = rows.RowOptimizer(kind, [weight], LR, weight_decay)
+    for rate, given in zip(RATES, gradients(some), strict=True):
+        weight.grad = sparse(*given)
+        optimizer.step(rate)
+    optimizer.wake()
+    return weight.detach()
+
+
+def adamw(weight, weight_decay):
+    return torch.optim.AdamW([weight], lr=LR, weight_decay=weight_decay)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, DECAY])
+def test_where_every_row_is_touched_lazy_adam_is_adamw(route, weight_decay):
+    """To rounding: it errs from AdamW in float64 as torch's own in float32 does."""
+    found = {}
+    for kind in (torch.float32, torch.float64):
+        weight = nn.Parameter(table().detach().to(kind))
+        optimizer = adamw(weight, weight_decay)
+        for rate, given in zip(RATES, gradients(some=False), strict=True):
+            weight.grad = dense(*given).to(kind)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+        found[kind] = weight.detach()
+    truth = found[torch.float64]
+    ours, theirs = (
+        float((x.double() - truth).abs().max())
+        for x in (moved("lazy_adam", weight_decay, some=False), found[torch.float32])
+    )
+    assert ours <= 2 * theirs + 1e-6, (ours, theirs)
+
+
+def test_each_row_runs_adamw_on_its_own_clock_and_decay_misses_no_step(route):
+    start, steps = table().detach(), list(gradients())
+    for row in range(N):
+        weight = nn.Parameter(start[row].clone())
+        optimizer = adamw(weight, 0.0)
+        for rate, (named, values) in zip(RATES, steps, strict=True):
+            with torch.no_grad():
+                weight *= 1 - rate * DECAY
+            if (named == row).any():
+                weight.grad = values[named == row].sum(0)
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+        torch.testing.assert_close(
+            moved("lazy_adam", DECAY)[row], weight.detach(), rtol=2e-5, atol=1e-5
+        )
+
+
+def test_adagrad_is_row_wise(route):
+    weight, total = table().detach(), torch.zeros(N)
+    for rate, given in zip(RATES, gradients(), strict=True):
+        gradient = dense(*given)
+        total += gradient.square().mean(1)
+        weight *= 1 - rate * DECAY
+        weight -= rate * gradient / (total.sqrt() + rows.EPS)[:, None]
+    torch.testing.assert_close(moved("adagrad", DECAY), weight, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
+def test_any_number_of_threads_gives_the_same_bits(kind):
+    found, threads = [], torch.get_num_threads()
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        found.append(moved(kind, DECAY))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def first_step(settings):
+    """The gradients of one step: (step, gradient of each weight by name)."""
+    made = assemble(settings)
+    step = training.Step(made, made.model())
+    step.seed(0, 0)
+    histories = made.split.train
+    rng = torch.Generator().manual_seed(3)
+    length = settings.max_length
+    items = torch.stack(
+        [torch.from_numpy(histories[user][: length + 1]) for user in range(20)]
+    ).long()
+    items[:, -1:][torch.rand(20, 1, generator=rng) < 0.3] = 0  # padding, too
+    batch = Batch(
+        items[:, :-1], torch.arange(length).expand(20, -1),
+        torch.arange(1, 21)[:, None].expand(-1, length), items[:, 1:],
+    )  # fmt: skip
+    step.forward(batch).backward()
+    return step, {name: w.grad for name, w in step.model.named_parameters()}
+
+
+CASES = [("gbce", name, False) for name in SAMPLERS] + [
+    (name, "shared-sequence", False) for name in LOSSES if not LOSSES[name].whole
+] + [("gbce", "popularity", True), ("sampled_softmax", "shared-batch", True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("loss", "sampler", "logq"), CASES)
+def test_the_gradient_of_rows_is_the_dense_one(small_world, loss, sampler, logq, tied):
+    settings = replace(
+        small_world,
+        loss=loss,
+        sampler=sampler,
+        logq=logq,
+        tied=tied,
+        t=0.5,
+        max_length=8,
+        dropout=0.0,
+    )
+    of_table = first_step(replace(settings, table_optimizer="dense"))[1]
+    step, of_rows = first_step(replace(settings, table_optimizer="lazy_adam"))
+    assert len(step.rows.weights) == (1 if tied else 2)
+    for name, wanted in of_table.items():
+        found = of_rows[name]
+        if wanted is None:
+            assert found is None
+        elif found.is_sparse:
+            assert "item_embedding" in name or "output_embedding" in name
+            found = found.to_dense()
+        else:
+            assert found.shape != (61, 16), "a dense gradient of the table"
+        if wanted is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_a_loss_over_the_whole_catalogue_trains_as_with_the_dense_optimiser(small_world):
+    settings = replace(small_world, loss="expected_gbce", dropout=0.0, weight_decay=0.1, tied=True)
+    losses = [
+        runs.train(replace(settings, table_optimizer=kind)).history["loss"].tolist()
+        for kind in ("dense", "lazy_adam")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
+@pytest.mark.parametrize("model", ["sasrec", "mf"])
+def test_a_stopped_training_goes_on_bit_for_bit(small_world, monkeypatch, tmp_path, kind, model):
+    settings = replace(
+        small_world, table_optimizer=kind, loss="gbce", t=0.5, sampler="shared-batch", model=model,
+        weight_decay=0.2, cooldown=0.5, lr=0.01,
+    )  # fmt: skip
+    whole = runs.train(settings).model.state_dict()
+
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(settings, on_epoch=stop)
+    again = runs.train(settings).model.state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_auto_takes_rows_for_a_large_catalogue_and_keeps_small_ones_as_they_were(monkeypatch):
+    cpu, few, many = torch.device("cpu"), rows.FROM_ITEMS - 1, rows.FROM_ITEMS
+    assert rows.choose("auto", few, False, cpu) == "dense"
+    assert rows.choose("auto", many, False, cpu) == "lazy_adam"
+    assert rows.choose("auto", many, True, cpu) == "dense"
+    assert rows.choose("auto", many, False, torch.device("cuda")) == "dense"
+    assert rows.choose("adagrad", 10, True, cpu) == "adagrad"
+
+
+@pytest.mark.parametrize("length", [3, 4000])  # a sort, or marks
+def test_only_the_rows_that_are_read(length):
+    whole = torch.randn(10_001, 4, requires_grad=True)
+    draw = torch.Generator().manual_seed(0)
+    positives = torch.randint(0, 10_001, (length,), generator=draw)
+    negatives = torch.randint(1, 10_001, (length, 5), generator=draw)
+    named, small, positive, negative = rows.only(whole, positives, negatives)
+    assert named[0] == 0 and (named.diff() > 0).all() and torch.equal(small, whole[named])
+    assert torch.equal(named[positive], positives) and torch.equal(named[negative], negatives)
+    small.sum().backward()
+    assert whole.grad.is_sparse and whole.grad._nnz() == len(named)
+
+
+def test_a_table_that_does_not_fit_is_refused_before_it_is_made():
+    cpu = torch.device("cpu")
+    rows.check_memory(1_271_638, 128, 1, "lazy_adam", cpu, room=2e9)
+    with pytest.raises(
+        InputError, match=r"3 tables of 1,271,639 rows × d = 256 need 3.9 GB.*adagrad"
+    ):
+        rows.check_memory(1_271_638, 256, 1, "lazy_adam", cpu, room=3e9)
+    with pytest.raises(InputError, match=r"2 tables .* a smaller d, or tied = True\.$"):
+        rows.check_memory(10**9, 64, 2, "adagrad", cpu)
+
+
+def test_a_decay_that_leaves_nothing_is_refused():
+    with pytest.raises(InputError, match="leaves nothing of a row"):
+        rows.RowOptimizer("adagrad", [table()], 0.5, 2.0)
