@@ -19,6 +19,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import io
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
@@ -238,6 +239,15 @@ def _evidence(arguments: argparse.Namespace) -> None:
     print(evidence.write_evidence(arguments.dataset, arguments.output))
 
 
+def _queue(arguments: argparse.Namespace) -> None:
+    from gsas_lab import ledger
+
+    if arguments.status:
+        print(ledger.standing())
+        return
+    print(ledger.work(seconds=arguments.budget, at_once=arguments.at_once))
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     import json
 
@@ -366,6 +376,14 @@ def _parser() -> argparse.ArgumentParser:
     evidence.add_argument("--dataset", default="known-truth")
     evidence.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "reference")
     evidence.set_defaults(command=_evidence)
+
+    queue = commands.add_parser("queue", help="train what outputs/reference/queue.toml asks for")
+    queue.add_argument(
+        "--budget", type=float, default=math.inf, help="seconds; none: until all of it is done"
+    )
+    queue.add_argument("--status", action="store_true", help="what is done and what is left")
+    queue.add_argument("--at-once", type=int, help="runs side by side; none: one a core or GPU")
+    queue.set_defaults(command=_queue)
     return parser
 
 

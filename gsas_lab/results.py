@@ -446,7 +446,7 @@ def of_paper(name: str, dataset: str, profile: str | None = None, **over: Any) -
         if all(setting in system.unread for system in named.values()):
             raise InputError(f"{setting} makes no difference to any run of {name}: leave it out.")
     named = _that_fit(named, runs.load_data(Settings(dataset=dataset, **of_data)).split.n_items)
-    if profile is None and (seconds := _seconds(named)) > CHEAP:
+    if profile is None and (seconds := estimate(named)) > CHEAP:
         values = "".join(f" -p {shlex.quote(f'{n}={v}')}" for n, v in over.items())
         return replace(
             load(REFERENCE / "known-truth" / name),
@@ -478,7 +478,7 @@ def _that_fit(named: dict[str, Settings], n_items: int) -> dict[str, Settings]:
     return fit
 
 
-def _seconds(named: dict[str, Settings]) -> float:
+def estimate(named: dict[str, Settings]) -> float:
     """What is still to train, on two cores, roughly: 1 s a run, 100,000 positions or 200 million
     scores of a softmax a second, which is cautious (docs/LOG.md).
     """

@@ -188,6 +188,11 @@ class _Job:
     def open(self) -> bool:
         return self.state in ("waiting", "training", "elsewhere")
 
+    @property
+    def pace(self) -> float:
+        """Seconds a pass, validation included; 0 before the first."""
+        return self.seconds / self.epochs_seen if self.epochs_seen else 0.0
+
     @cached_property
     def trained(self) -> runs.Run:
         return runs.Run(self.settings, files.runs_folder() / self.run)
@@ -285,13 +290,57 @@ def _run(
         content = io.BytesIO()
         table.to_parquet(content, index=False)
         files.write(folder / "results.parquet", content.getvalue())
-    trained = {name: job.trained for name, job in jobs.items() if job.run and not job.error}
-    histories = [run.history.assign(name=name) for name, run in trained.items()]
-    files.write(folder / "histories.csv", _csv(_together(histories)))
-    files.write(folder / "ranks.npz", _ranks([trained.get(name) for name in jobs]))
+    done = {name: job.trained for name, job in jobs.items() if job.run and not job.error}
+    histories = {name: run.history for name, run in done.items()}
+    write(folder, table, histories, {name: run.ranks for name, run in done.items()})
+    return table
+
+
+def write(
+    folder: Path,
+    table: pd.DataFrame,
+    histories: dict[str, pd.DataFrame],
+    ranks: dict[str, np.ndarray],
+) -> None:
+    """What `results.load` reads beside sweep.json: table has a row a run, "name" first, as `run`
+    returns it; histories and ranks are of the finished ones, by name.
+    """
+    told = [history.assign(name=name) for name, history in histories.items()]
+    files.write(folder / "histories.csv", _csv(_together(told)))
+    files.write(folder / "ranks.npz", _ranks([ranks.get(name) for name in table["name"]]))
     # Last: it says that the sweep is whole.
     files.write(folder / "results.csv", _csv(table))
-    return table
+
+
+def train(
+    named: dict[str, Settings],
+    folder: str | Path,
+    at_once: int | None = None,
+    show: Show | None = None,
+    seconds: float = math.inf,
+) -> dict[str, runs.Run]:
+    """Train what was not trained before, for at most so many seconds -> the finished runs by name.
+
+    In the order of `named`, side by side as in `run`. A pass that would not end in time is not
+    begun: the next call goes on after the last whole one. folder: for the words of what fails,
+    which is left out of what is returned.
+    """
+    folder = files.output(folder)
+    until = time.monotonic() + seconds
+    with files.locked(folder):
+        jobs, by_run, _ = _jobs(named)
+        waiting = [job for job in by_run.values() if job.open]
+        if waiting:
+            tell = _teller(jobs, show or _screen())
+            _side_by_side(waiting, folder, at_once, len(by_run), tell, until)
+            tell(True)
+        for job in by_run.values():
+            if not job.open and not job.error and (error := job.unreadable()):
+                job.ends("failed", error)
+    for name, job in jobs.items():
+        if job.error:
+            print(f"failed: {name}: {job.error}", file=sys.stderr)
+    return {name: job.trained for name, job in jobs.items() if not job.open and not job.error}
 
 
 def _jobs(
@@ -328,18 +377,23 @@ def _jobs(
 
 
 def _row(job: _Job) -> dict[str, Any]:
-    row = {"run": job.run, "state": "failed" if job.error else "done"}
-    row |= {"profile": recipes.profile_of(job.settings)} | asdict(job.settings)
     if job.run and not job.error:
-        trained = job.trained
-        for key, value in trained.metrics.items():
-            if isinstance(value, list):  # an interval
-                row |= {f"{key} low": value[0], f"{key} high": value[1]}
-            elif key != "device":
-                row["epochs trained" if key == "epochs" else key] = value
-        row |= {"commit": trained.environment["commit"], "date": trained.environment["date"]}
-        row["trained on"] = trained.environment["device"]
-    return row | {"error": job.error}
+        return row_of(job.trained) | {"error": None}
+    row = {"run": job.run, "state": "failed", "profile": recipes.profile_of(job.settings)}
+    return row | asdict(job.settings) | {"error": job.error}
+
+
+def row_of(run: runs.Run) -> dict[str, Any]:
+    """A finished run's row of results.csv, but for its name."""
+    row = {"run": run.folder.name, "state": "done", "profile": recipes.profile_of(run.settings)}
+    row |= asdict(run.settings)
+    for key, value in run.metrics.items():
+        if isinstance(value, list):  # an interval
+            row |= {f"{key} low": value[0], f"{key} high": value[1]}
+        elif key != "device":
+            row["epochs trained" if key == "epochs" else key] = value
+    row |= {"commit": run.environment["commit"], "date": run.environment["date"]}
+    return row | {"trained on": run.environment["device"]}
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -352,10 +406,10 @@ def _together(histories: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(known).round(6) if known else pd.DataFrame(columns=[*HISTORY, "name"])
 
 
-def _ranks(trained: list[runs.Run | None]) -> bytes:
+def _ranks(measured: list[np.ndarray | None]) -> bytes:
     """The finished runs' ranks as an .npz: for the run in row n of the table, "n" (n_users,)."""
     content = io.BytesIO()
-    found = {str(place): run.ranks for place, run in enumerate(trained) if run}
+    found = {str(place): ranks for place, ranks in enumerate(measured) if ranks is not None}
     small: dict[str, Any] = {
         n: r.astype(np.uint16) if r.max() < 1 << 16 else r for n, r in found.items()
     }
@@ -446,11 +500,18 @@ def _serve(descriptor: int, threads: int) -> None:
 
 
 def _side_by_side(
-    jobs: list[_Job], folder: Path, at_once: int | None, of: int, tell: Callable[[], None]
+    jobs: list[_Job],
+    folder: Path,
+    at_once: int | None,
+    of: int,
+    tell: Callable[[], None],
+    until: float = math.inf,
 ) -> None:
     """Train with several workers.
 
     of: runs of the whole sweep, so that one that goes on gives each run as many threads as before.
+    until: the moment, of time.monotonic, by which all workers have stopped; a worker stops earlier
+    where its next pass would not end in time.
     """
     on_gpu = any(job.settings.device in ("auto", "cuda") for job in jobs)
     gpus = _gpus() if on_gpu else []
@@ -460,8 +521,12 @@ def _side_by_side(
     waiting = deque(jobs)
     workers: list[_Worker] = []
     try:
-        while any(job.open for job in jobs):
+        while any(job.open for job in jobs) and (left := until - time.monotonic()) > 0:
             idle = [worker for worker in workers if not worker.working]
+            if left < max(job.pace for job in jobs):
+                waiting.clear()
+                if len(idle) == len(workers):
+                    break
             while waiting and (idle or free):
                 job = waiting.popleft()
                 log = folder / f"{job.run}.log"
@@ -491,6 +556,10 @@ def _side_by_side(
                 if kind == "epoch":
                     job.epoch, job.ndcg = said[:2]
                     job.epochs_seen, job.seconds = job.epochs_seen + 1, job.seconds + said[2]
+                    if job.epoch < job.settings.epochs and until - time.monotonic() < job.pace:
+                        worker.stop()
+                        workers.remove(worker)
+                        job.ends("waiting")
                 else:
                     worker.working = False
                     job.ends(kind, *said)
@@ -634,7 +703,7 @@ def _progress(jobs: dict[str, _Job]) -> pd.DataFrame:
     pace = sum(job.seconds for job in jobs.values()) / seen if seen else math.nan
     rows, left = {}, [0.0]
     for name, job in jobs.items():
-        own = job.seconds / job.epochs_seen if job.epochs_seen else pace
+        own = job.pace or pace
         left.append((job.settings.epochs - job.epoch) * own if job.open else 0.0)
         epoch = f"{job.epoch}/{job.settings.epochs}" if job.epoch else ""
         rows[name] = (job.state, epoch, job.ndcg, _clock(left[-1]))

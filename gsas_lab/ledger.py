@@ -1,0 +1,334 @@
+"""The queue of runs that tables and figures stand on, and the rows of those that are finished.
+
+outputs/reference/queue.toml asks, in order of value; `sweeps.train` trains; each finished run becomes
+a row of outputs/reference/<data set>/<folder>, which is a sweep's folder and is read as one. A run is
+known by its settings and the file that it read, so that a row stands for it on any machine.
+"""
+
+import io
+import math
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gsas_lab import calibration, evidence, files, recipes, results, runs, sweeps
+from gsas_lab.errors import InputError
+from gsas_lab.settings import OF_DATA, Settings
+
+QUEUE = results.REFERENCE / "queue.toml"
+CURVES = "curves.csv"  # beside a folder's results.csv
+LONGEST = 4  # times the passes that a stage asks for: no run is lengthened beyond
+_OF_STAGE = ("sweep", "runs", "title", "into", "seeds", "dataset", "profile")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run that the queue asks for, and the row that it becomes."""
+
+    folder: str  # below outputs/reference, where it is looked for first
+    system: str  # the row's name, but for the seed
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder}: {self.system}, seed {self.settings.seed}"
+
+    @property
+    def longer(self) -> "Asked":
+        """The same with twice the passes."""
+        passes = 2 * self.settings.epochs
+        system = self.system.partition(" (to ")[0]
+        settings = replace(self.settings, epochs=passes, patience=2 * self.settings.patience)
+        return Asked(self.folder, f"{system} (to {passes} passes)", settings)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run, as its row has it."""
+
+    row: dict[str, Any]  # of results.csv, but for the name
+    told: dict[str, Any]  # of sweep.json: settings, run, protocol
+    history: pd.DataFrame | None  # none where nothing is trained
+    ranks: np.ndarray
+    curve: pd.DataFrame | None  # see `curve_of`; none in rows that are older
+
+    @property
+    def longer_asked(self) -> bool:
+        """Is its best pass the last of those that it was allowed?"""
+        return bool(self.row["best epoch"] == self.row["epochs"])
+
+
+def asked(queue: Path = QUEUE) -> list[Asked]:
+    """What a queue asks for, each run of a folder once, in order.
+
+    InputError for a stage that cannot be read, names an unknown sweep, run or key.
+    """
+    try:
+        stages = tomllib.loads(files.read(queue).decode())["stage"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{queue} is no queue: {error}.") from None
+    found: dict[Asked, None] = {}
+    for number, stage in enumerate(stages, 1):
+        try:
+            found |= dict.fromkeys(_of_stage(stage))
+        except (KeyError, InputError) as error:
+            raise InputError(f"{queue}, stage {number}: {error}") from None
+    return list(found)
+
+
+def _of_stage(stage: dict[str, Any]) -> Iterable[Asked]:
+    dataset, profile = stage.get("dataset", "ml-1m"), stage.get("profile", "quick")
+    over = {name: value for name, value in stage.items() if name not in _OF_STAGE}
+    grid = results.SWEEPS / f"{stage['sweep']}.toml"
+    named = sweeps.read(grid, dataset=dataset, profile=profile)
+    for name in stage.get("runs", named):
+        if name not in named:
+            raise InputError(f"{grid.name} has no run '{name}'.")
+        system = ", ".join(filter(None, [name, stage.get("title")]))
+        for seed in stage["seeds"]:
+            settings = replace(named[name], **over, seed=seed)
+            folder = f"{Path(dataset).stem}/{stage.get('into', stage['sweep'])}"
+            yield Asked(folder, system, settings)
+
+
+# --- what is finished -----------------------------------------------------------------------------
+
+
+class Ledger:
+    """The committed rows of all folders, found by what was trained on what."""
+
+    def __init__(self, reference: Path):
+        self.reference = reference
+        self._rows: dict[tuple[Settings, str], dict[str, Measured]] = {}  # by folder
+        for told in sorted(reference.glob("*/*/sweep.json")):
+            self._read(told.parent)
+
+    def _read(self, folder: Path) -> None:
+        found = results.load(folder)
+        curves = dict(_curves(folder))
+        for name, ranks in found.ranks.items():
+            told = found.record["runs"][name]
+            settings = Settings(**told["settings"])  # those that came later, too
+            told = told | {"settings": asdict(settings)}
+            row: dict[str, Any] = {str(k): v for k, v in found.table.loc[name].items()}
+            row |= asdict(settings)
+            history = found.histories.get(name)
+            key = _key(settings, told["protocol"]["sha256"])
+            own = str(folder.relative_to(self.reference))
+            measured = Measured(row, told, history, ranks, curves.get(name))
+            self._rows.setdefault(key, {})[own] = measured
+
+    def find(self, asked: Asked, data: str) -> Measured | None:
+        """The row of a run on the file of that checksum: its folder's, else one with a curve, else
+        the first, by the folders' names and never by what was measured. BCE is gBCE with t = 0, bit
+        for bit.
+        """
+        for same in (asked.settings, *_same(asked.settings)):
+            if rows := self._rows.get(_key(same, data)):
+                curves = [m for m in rows.values() if m.curve is not None]
+                found = rows.get(asked.folder) or next(iter(curves or rows.values()))
+                told = asdict(replace(asked.settings, device=found.row["device"]))
+                row = found.row | told | {"profile": recipes.profile_of(asked.settings)}
+                return replace(found, row=row, told=found.told | {"settings": told})
+        return None
+
+
+def _key(settings: Settings, data: str) -> tuple[Settings, str]:
+    return replace(settings, device="auto", dataset=""), data
+
+
+def _same(settings: Settings) -> list[Settings]:
+    if settings.loss == "bce":
+        return [replace(settings, loss="gbce", t=0.0)]
+    return [replace(settings, loss="bce")] if (settings.loss, settings.t) == ("gbce", 0.0) else []
+
+
+def _curves(folder: Path) -> Iterable[tuple[str, pd.DataFrame]]:
+    if (folder / CURVES).exists():
+        table = pd.read_csv(io.BytesIO(files.read(folder / CURVES)))
+        for name, part in table.groupby("name", sort=False):
+            yield str(name), part.drop(columns="name").reset_index(drop=True)
+
+
+def measured(run: runs.Run) -> Measured:
+    """A finished run's row, with what only its weights can tell: ΣP inverted and its curve."""
+    row = sweeps.row_of(run) | {"error": None}
+    row["recovered"] = evidence.recovered_sum(run) if run.theorem else math.nan
+    shown = evidence.shown_row(run.data, None)
+    row["shown sum of p"] = float(run.outcome.sums[shown])
+    told = {"settings": asdict(run.settings), "run": run.folder.name, "protocol": run.protocol}
+    return Measured(row, told, run.history, run.ranks, curve_of(run))
+
+
+def curve_of(run: runs.Run) -> pd.DataFrame | None:
+    """Figures 1 and 2 of one run: `calibration.precision_vs_predicted` over the test users, and in
+    the column "shown" the probability of the item at that rank for the user whom notebook 01 shows.
+    None for losses without probabilities.
+    """
+    outcome = run.outcome
+    if np.isnan(outcome.sums).any():
+        return None
+    point = run.theorem
+    curve = calibration.precision_vs_predicted(outcome.prob, outcome.ranks, point)
+    return curve.assign(shown=outcome.prob[evidence.shown_row(run.data, None)])
+
+
+def write_folder(place: Path, rows: list[tuple[str, Measured]]) -> None:
+    """A sweep's folder of these rows, (system, run), in that order; where a system has several
+    seeds, its rows' names say which.
+    """
+    systems = [system for system, _ in rows]
+    named = {
+        f"{system}, seed = {m.row['seed']}" if systems.count(system) > 1 else system: m
+        for system, m in rows
+    }
+    files.output(place).mkdir(parents=True, exist_ok=True)
+    record = {name: measured.told for name, measured in named.items()}
+    environment = runs.environment(runs.choose_device("cpu"))
+    files.write_json(place / "sweep.json", {"environment": environment, "runs": record})
+    table = pd.DataFrame([{"name": name} | m.row for name, m in named.items()])
+    told = {name: m.history for name, m in named.items() if m.history is not None}
+    curves = [m.curve.assign(name=n) for n, m in named.items() if m.curve is not None]
+    if curves:
+        files.write(place / CURVES, pd.concat(curves).round(6).to_csv(index=False).encode())
+    sweeps.write(place, table, told, {name: m.ranks for name, m in named.items()})
+
+
+# --- the queue ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a queue is."""
+
+    rows: dict[Asked, Measured | None]  # in order, lengthened runs behind those that asked for them
+    absent: list[str]  # sentences about data that is not here
+
+    @property
+    def open(self) -> list[Asked]:
+        return [each for each, found in self.rows.items() if found is None]
+
+    def __str__(self) -> str:
+        """A line a folder, and what is left in hours of one such machine."""
+        lines = []
+        paces = _paces(found for found in self.rows.values() if found)
+        for folder in dict.fromkeys(each.folder for each in self.rows):
+            own = {each: found for each, found in self.rows.items() if each.folder == folder}
+            left = [each for each, found in own.items() if found is None]
+            seconds = sum(_seconds(each.settings, paces) for each in left)
+            line = f"{folder}: {len(own) - len(left)} of {len(own)} runs"
+            line += f", {seconds / 3600:.1f} hours left" if left else ""
+            lines.append(line)
+            lines += [
+                f"  {each.system}, seed {each.settings.seed}: its best pass is its last, "
+                f"{found.row['epochs']:.0f}"
+                for each, found in own.items()
+                if found and found.longer_asked
+            ]
+        total = sum(_seconds(each.settings, paces) for each in self.open) / 3600
+        done = len(self.rows) - len(self.open)
+        lines.append(f"all: {done} of {len(self.rows)} runs, {total:.1f} hours left of one process")
+        return "\n".join(lines + self.absent)
+
+
+def standing(queue: Path = QUEUE, reference: Path = results.REFERENCE) -> Standing:
+    """What is finished and what is left, with the runs that have to be longer."""
+    ledger = Ledger(reference)
+    known: dict[tuple, str | None] = {}  # checksums of data, none where it is not here
+    rows: dict[Asked, Measured | None] = {}
+    absent: list[str] = []
+    for each in asked(queue):
+        of_data = tuple(getattr(each.settings, name) for name in OF_DATA)
+        if of_data not in known:
+            known[of_data] = _checksum(each.settings, ledger, absent)
+        if (data := known[of_data]) is None:
+            continue
+        each = replace(each, settings=_fitting(each.settings))
+        most = LONGEST * each.settings.epochs
+        found = rows[each] = ledger.find(each, data)
+        while found and found.longer_asked and each.settings.epochs < most:
+            each = each.longer
+            found = rows[each] = ledger.find(each, data)
+    return Standing(rows, absent)
+
+
+def _fitting(settings: Settings) -> Settings:
+    """k and passes for data of another size than MovieLens-1M, as in the notebooks."""
+    return settings if settings.dataset == "ml-1m" else recipes.scaled(settings)
+
+
+def _checksum(settings: Settings, ledger: Ledger, absent: list[str]) -> str | None:
+    try:
+        return runs.load_data(settings).split.protocol.sha256
+    except InputError as error:
+        absent.append(f"{settings.dataset} is not here: {error}")
+        return None
+
+
+def work(
+    queue: Path = QUEUE,
+    reference: Path = results.REFERENCE,
+    seconds: float = math.inf,
+    at_once: int | None = None,
+    show: sweeps.Show | None = None,
+) -> Standing:
+    """Train what is left, in order and for at most so many seconds; write the rows -> how far it is.
+
+    A run that its last pass made best is told and asked for again with twice the passes.
+    """
+    now = standing(queue, reference)
+    settings = {each.name: each.settings for each in now.open}
+    folder = files.ROOT / "outputs" / "evidence"
+    finished = sweeps.train(settings, folder, at_once, show, seconds) if settings else {}
+    write(now, finished, reference)
+    return standing(queue, reference)
+
+
+def write(now: Standing, finished: dict[str, runs.Run], reference: Path) -> None:
+    """The folders in which something was finished since: `now`'s rows and new ones."""
+    rows = dict(now.rows)
+    new = {run.folder.name: measured(run) for run in finished.values()}
+    for each in now.open:
+        if each.name in finished:
+            rows[each] = new[finished[each.name].folder.name]
+    for folder in dict.fromkeys(each.folder for each in rows):
+        own = [(each, found) for each, found in rows.items() if each.folder == folder and found]
+        if own and not _stands(reference / folder, own):
+            systems = list(dict.fromkeys(each.system for each, _ in own))
+            own.sort(key=lambda pair: (systems.index(pair[0].system), pair[0].settings.seed))
+            write_folder(reference / folder, [(each.system, found) for each, found in own])
+
+
+def _stands(folder: Path, own: list[tuple[Asked, Measured]]) -> bool:
+    """Does a folder have these rows, and no others?"""
+    if not (folder / "sweep.json").exists():
+        return False
+    there = results.load(folder).table
+    return sorted(there["run"]) == sorted(found.row["run"] for _, found in own)
+
+
+def _paces(rows: Iterable[Measured]) -> dict[tuple, float]:
+    """Seconds a pass of what was trained, by what decides it; the median."""
+    told: dict[tuple, list[float]] = {}
+    for found in rows:
+        if epochs := found.row["epochs trained"]:
+            settings = Settings(**found.told["settings"])
+            told.setdefault(_kind(settings), []).append(found.row["training seconds"] / epochs)
+    return {kind: float(np.median(seconds)) for kind, seconds in told.items()}
+
+
+def _kind(settings: Settings) -> tuple:
+    names = "dataset model loss block d max_length windows precision".split()
+    return tuple(getattr(settings, name) for name in names)
+
+
+def _seconds(settings: Settings, paces: dict[tuple, float]) -> float:
+    pace = paces.get(_kind(settings))
+    if pace is None:
+        return results.estimate({"": settings})
+    return pace * settings.epochs

@@ -1,0 +1,209 @@
+"""The queue trains in order, stops in time, goes on anywhere, and every row is a run's."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gsas_lab import ledger, results, runs, sweeps
+from gsas_lab.errors import InputError
+
+GRID = """
+profile = "paper"
+d = 16
+blocks = 1
+max_length = 12
+epochs = 4
+patience = 4
+batch_size = 64
+validation_users = 50
+device = "cpu"
+dropout = 0.3
+[[runs]]
+name = "SASRec"
+recipe = "sasrec"
+[[runs]]
+name = "gSASRec"
+recipe = "gsasrec"
+k = 4
+[[runs]]
+name = "gSASRec, k = 1, t = 0"
+recipe = "gsasrec"
+k = 1
+t = 0.0
+"""
+STAGE = """
+[[stage]]
+sweep = "tiny"
+runs = {runs}
+profile = "paper"
+dataset = "{data}"
+seeds = {seeds}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    lines = [f"{user},{item}" for user in range(300) for item in rng.integers(1, 61, size=12)]
+    (tmp_path / "toy.csv").write_text("\n".join(["user,item", *lines]))
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "tiny.toml").write_text(GRID)
+    monkeypatch.setenv("GSAS_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(results, "SWEEPS", tmp_path / "sweeps")
+    monkeypatch.setattr(ledger, "LONGEST", 1)
+    monkeypatch.setattr(ledger.files, "ROOT", tmp_path)
+    return tmp_path
+
+
+def queue(place, *stages):
+    """A queue file; a stage is (names of runs, seeds)."""
+    text = "".join(
+        STAGE.format(runs=str(names).replace("'", '"'), data=place / "toy.csv", seeds=seeds)
+        for names, seeds in stages
+    )
+    (place / "queue.toml").write_text(text)
+    return place / "queue.toml"
+
+
+def work(place, path, **limits):
+    show = limits.pop("show", lambda _: None)
+    return ledger.work(path, place / "reference", show=show, **limits)
+
+
+def test_finished_runs_are_rows_that_any_machine_takes_for_done(place, monkeypatch):
+    path = queue(place, (["gSASRec"], [1]), (["SASRec"], [1, 2]))
+    now = work(place, path)
+    assert not now.open and "all: 3 of 3 runs, 0.0 hours left" in str(now)
+    found = results.load(place / "reference" / "toy" / "tiny")
+    assert list(found.ranks) == ["gSASRec", "SASRec, seed = 1", "SASRec, seed = 2"]
+    for name, row in found.table.iterrows():
+        run = runs.load(place / "runs" / row["run"])
+        assert (found.ranks[name] == run.ranks).all() and row["ndcg@10"] == run.metrics["ndcg@10"]
+        curve = dict(ledger._curves(found.folder))[name]
+        assert np.allclose(curve["predicted"].iloc[0], run.outcome.prob[:, 0].mean(), atol=1e-6)
+        assert np.allclose(curve["shown"], run.outcome.prob[0], atol=1e-6)
+    monkeypatch.setenv("GSAS_LAB_RUNS", str(place / "elsewhere"))
+    before = (found.folder / "results.csv").read_bytes()
+    monkeypatch.setattr(sweeps, "train", None)  # nothing may be trained
+    assert not work(place, path).open
+    assert (found.folder / "results.csv").read_bytes() == before
+
+    both = queue(place, (["SASRec"], [1]), (["gSASRec, k = 1, t = 0"], [1]))
+    assert not ledger.standing(both, place / "reference").open  # BCE is gBCE with t = 0
+
+
+def test_gbce_with_t_zero_is_bce_bit_for_bit(place):
+    both = queue(place, (["SASRec", "gSASRec, k = 1, t = 0"], [1]))
+    named = {each.system: each.settings for each in ledger.asked(both)}
+    one, other = (runs.train(settings) for settings in named.values())
+    assert one.folder != other.folder and (one.ranks == other.ranks).all()
+    for key, weights in one.model.state_dict().items():
+        assert (weights == other.model.state_dict()[key]).all()
+
+
+def test_a_budget_ends_between_passes_and_the_next_call_goes_on(place):
+    path = queue(place, (["gSASRec"], [1]))
+    (each,) = ledger.asked(path)
+    alone = runs.train(each.settings)
+    shutil.rmtree(place / "runs")
+
+    seen = []
+    slow = {"seconds": 0.0}
+    real = sweeps.time.monotonic
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweeps.time, "monotonic", lambda: real() + slow["seconds"])
+
+        def show(progress):  # the clock jumps when a pass is over
+            seen.append(progress)
+            slow["seconds"] += 1000.0 * (progress["epoch"].iloc[0] != "")
+
+        now = work(place, path, seconds=900.0, show=show)
+    assert [each.system for each in now.open] == ["gSASRec"]
+    folder = place / "runs" / alone.folder.name
+    assert (folder / "checkpoint.pt").exists() and not (folder / "manifest.json").exists()
+    assert not (place / "reference").exists()
+
+    begun = []
+    now = work(place, path, show=lambda progress: begun.append(progress["epoch"].iloc[0]))
+    assert not now.open and "1/4" not in begun
+    found = results.load(place / "reference" / "toy" / "tiny")
+    assert (found.ranks["gSASRec"] == alone.ranks).all()
+
+
+def test_a_run_that_its_last_pass_made_best_is_told_and_made_longer(place, monkeypatch):
+    monkeypatch.setattr(ledger, "LONGEST", 2)
+    path = queue(place, (["SASRec"], [1]))
+    (each,) = ledger.asked(path)
+    run = runs.train(each.settings)
+    found = ledger.measured(run)
+    for best, longer in ((3, False), (4, True)):
+        row = found.row | {"best epoch": best, "epochs trained": 4}
+        longest = ledger.replace(found, row=row)
+        ledger.write_folder(place / "reference" / "toy" / "tiny", [("SASRec", longest)])
+        now = ledger.standing(path, place / "reference")
+        asked = [(a.system, a.settings.epochs, a.settings.patience) for a in now.open]
+        assert asked == [("SASRec (to 8 passes)", 8, 8)] * longer
+        assert ("SASRec, seed 1: its best pass is its last, 4" in str(now)) == longer
+
+
+def test_what_a_folder_measured_itself_goes_before_what_another_did(place):
+    """Two trainings of the same settings, of other threads: none is chosen by its metric."""
+    path = queue(place, (["SASRec"], [1]))
+    (each,) = ledger.asked(path)
+    found = ledger.measured(runs.train(each.settings))
+    for name in ("a", "tiny", "z"):
+        run = {"run": f"of {name}"}
+        named = ledger.replace(found, row=found.row | run, told=found.told | run)
+        ledger.write_folder(place / "reference" / "toy" / name, [("SASRec", named)])
+    (row,) = ledger.standing(path, place / "reference").rows.values()
+    assert row.row["run"] == "of tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs = 3", "is no queue: 'stage'"),
+        ("[[stage]]\nseeds = [1]", "stage 1: 'sweep'"),
+        ('[[stage]]\nsweep = "tiny"\nruns = ["SAS"]\nseeds = [1]', "has no run 'SAS'"),
+        ('[[stage]]\nsweep = "tinny"\nseeds = [1]', "stage 1: .*tinny.toml"),
+    ],
+)
+def test_a_queue_that_cannot_be_read_is_one_sentence(place, text, message):
+    (place / "queue.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        ledger.asked(place / "queue.toml")
+
+
+def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):
+    path = queue(place, (["SASRec"], [1]))
+    path.write_text(path.read_text().replace("toy.csv", "gone.csv"))
+    now = ledger.standing(path, place / "reference")
+    assert not now.rows and "gone.csv is not here" in str(now)
+
+
+# --- what is committed ----------------------------------------------------------------------------
+
+
+def test_the_committed_queue_can_be_read_and_its_rows_are_of_its_runs():
+    asked = ledger.asked()
+    assert len(asked) == len(set(asked)) > 100
+    systems = {(each.folder, each.system) for each in asked}
+    for folder in {each.folder for each in asked}:
+        if (results.REFERENCE / folder).exists():
+            for name in results.load(results.REFERENCE / folder).systems:
+                assert (folder, name.partition(" (to ")[0]) in systems
+
+
+def test_the_evidence_stays_small():
+    sizes = [path.stat().st_size for path in results.REFERENCE.rglob("*") if path.is_file()]
+    assert sum(sizes) < 20e6
+
+
+def test_all_25_cells_of_figure_3_stand_in_the_quick_budget():
+    found = results.load(results.REFERENCE / "ml-1m" / "figure3")
+    assert found.grid().shape == (5, 5) and found.grid().notna().all(axis=None)
+    assert set(found.table["profile"]) == {"quick"}
+    assert pd.notna(found.table["commit"]).all()
