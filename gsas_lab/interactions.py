@@ -117,6 +117,8 @@ class Interactions:
 
     def title(self, item: int) -> str:
         """Title of item 1…n_items; its id in the file where there are no titles."""
+        if self.titles is None and self.world:
+            return str(self.world.item_names[item])
         return str((self.item_ids if self.titles is None else self.titles)[item])
 
 
@@ -190,20 +192,23 @@ def place(name_or_path: str | Path) -> str:
 
 
 def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
-    """All users of a known-truth world; its items repeat, so evaluation keeps the seen ones."""
-    items = world.sample()  # (n_users, length)
-    item_ids = np.arange(world.n_items + 1)
+    """All users of a known-truth world; its items repeat, so evaluation keeps the seen ones.
+
+    Titles and genres of a catalogue of over 100,000 items are made when a title is asked for.
+    """
+    lengths, few = world.lengths, world.n_items <= 100_000
+    items = world.users(lengths)
     return Interactions(
         name=name,
-        items=items.ravel(),
-        offsets=np.arange(len(items) + 1, dtype=np.int64) * items.shape[1],
-        user_ids=np.arange(1, len(items) + 1),
-        item_ids=item_ids,
+        items=items,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        user_ids=np.arange(1, len(lengths) + 1),
+        item_ids=np.arange(world.n_items + 1),
         sha256=_sha256(items.tobytes() + world.popularity.tobytes()),
         tie_rule="none: the world is ordered",
         exclude_seen=False,
-        titles=world.item_names,
-        genres=world.item_genre_names,
+        titles=world.item_names if few else None,
+        genres=world.item_genre_names if few else None,
         world=world,
     )
 

@@ -6,7 +6,7 @@ found again by the hash of its settings and of the data as they were read.
 A run folder serves anywhere, without the data: settings.json, protocol.json (what was trained on),
 environment.json (what made it), items.json (ids, titles, α), model.safetensors, history.csv,
 ranks.npy, metrics.json, and manifest.json with the checksum of each, written last. While it trains
-there is a checkpoint.pt in their place.
+there are a checkpoint.pt and a best-<epoch>.pt in their place.
 """
 
 import hashlib
@@ -467,11 +467,11 @@ def _train(
     dataset = settings.dataset
     if stamp(dataset):  # a file: found again from anywhere
         dataset = str(Path(dataset).expanduser().absolute())
-    written: dict[str, bytes] = {}
+    written: dict[str, str] = {}  # checksums
 
     def keep(name: str, content: bytes) -> None:
         files.write(folder / name, content)
-        written[name] = content
+        written[name] = files.checksum(content)
 
     if distributed.first():
         keep("settings.json", files.as_json(asdict(settings) | {"dataset": dataset}))
@@ -517,10 +517,11 @@ def _train(
             "data": data.digest,
             **({"parts": own} if (own := settings.own_parts) else {}),
             "trained": trained,
-            "files": {name: files.checksum(content) for name, content in written.items()},
+            "files": written,
         },
     )
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    for left in (folder / "checkpoint.pt", *folder.glob("best-*.pt")):
+        left.unlink(missing_ok=True)
 
 
 def _catalogue(experiment: Experiment, model: Model) -> dict[str, Any]:

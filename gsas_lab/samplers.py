@@ -10,11 +10,12 @@ A sampler is a frozen object. All draw with replacement. With k negatives a posi
     in-batch           q ∝ count          the batch's own positives
     shared-sequence    q = 1/N            one draw of k for all positions of a window
     shared-batch       q = 1/N            one draw of k for the whole batch
+    mixed              q = 1/N            half of its own, half of one draw for the whole batch
 
 h counts the positive too, and differs from window to window: a mean stands for it in the rate, which
 is that of items outside the window. Those inside are never pushed down.
 
-The last five may draw the positive: a *collision*, which moves the fixed point (docs/decisions.md).
+The last six may draw the positive: a *collision*, which moves the fixed point (docs/decisions.md).
 """
 
 from abc import ABC, abstractmethod
@@ -49,6 +50,7 @@ class Sampler(ABC):
     uniform: ClassVar[bool] = True  # is every item that can be drawn as likely as the next?
     reads_windows: ClassVar[bool] = False  # does it look at the items of the window?
     has_power: ClassVar[bool] = False  # does the setting power change it?
+    shows_rates: ClassVar[bool] = True  # does one large batch show the rates, or is a draw shared?
 
     @classmethod
     def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:
@@ -72,7 +74,7 @@ class Sampler(ABC):
     @classmethod
     def check(cls) -> None:
         """Draw from a small catalogue: the negatives' form, and that items come as often as alpha
-        says (within six standard errors and a twentieth; not where windows are read).
+        says (within six standard errors and a twentieth; not where windows are read or draws shared).
 
         InputError that says which of them fails.
         """
@@ -99,7 +101,7 @@ class Sampler(ABC):
             raise InputError(
                 f"tells each place's row as {tuple(sets.shape)}: ({places},) rows are asked."
             )
-        if sampler.alpha is None or sampler.reads_windows:
+        if sampler.alpha is None or sampler.reads_windows or not sampler.shows_rates:
             return
         rate = np.broadcast_to(sampler.alpha, n_items).astype(float)
         could = np.full(n_items, len(drawn))
@@ -226,7 +228,7 @@ class ByPopularity(Sampler):
 
     counts: np.ndarray  # (n_items,) training interactions
     power: float = 1.0  # γ
-    _shares: dict[torch.device, Tensor] = field(default_factory=dict)
+    _alias: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     uniform = False
     has_power = True
@@ -257,14 +259,36 @@ class ByPopularity(Sampler):
 
     def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
         device = asked.positives.device
-        if device not in self._shares:  # moved once: a captured step can copy nothing from the host
-            shares = torch.from_numpy(np.cumsum(self._weight) / self._weight.sum())
-            self._shares[device] = shares.to(device)
-        cumulative = self._shares[device]
+        if device not in self._alias:  # moved once: a captured step can copy nothing from the host
+            made = alias_table(self._weight)
+            self._alias[device] = tuple(torch.from_numpy(x).to(device) for x in made)  # type: ignore[assignment]
+        keep, other = self._alias[device]
         size = (len(asked.positives), self.k)
-        draw = torch.rand(size, generator=generator, device=device, dtype=cumulative.dtype)
-        found = torch.searchsorted(cumulative, draw, right=True)
-        return found.clamp_(max=len(cumulative) - 1) + 1, None
+        draw = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+        draw *= len(keep)
+        place = draw.long().clamp_(max=len(keep) - 1)
+        return torch.where(draw - place < keep[place], place, other[place]) + 1, None
+
+
+def alias_table(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (n,) ≥ 0 -> keep (n,) float64 and other (n,) int64: O(1) a draw (Walker, 1977).
+
+    A place is drawn uniformly; it stands with the probability that it keeps, else for the other.
+    Built by the sweep of Hübschle-Schneider & Sanders (2022) from running sums: what light places
+    lack is taken from the heavy ones in their order, and a heavy one that gave too much takes from
+    the next.
+    """
+    keep = weight / weight.sum() * len(weight)
+    other = np.arange(len(weight))
+    light, heavy = np.flatnonzero(keep < 1), np.flatnonzero(keep >= 1)
+    if len(light) and len(heavy):
+        lacks, spare = np.cumsum(1 - keep[light]), np.cumsum(keep[heavy] - 1)
+        giver = np.searchsorted(spare, np.append(0.0, lacks[:-1]), side="right")
+        other[light] = heavy[np.minimum(giver, len(heavy) - 1)]
+        last = np.minimum(np.searchsorted(lacks, spare), len(light) - 1)  # whom it gave to last
+        keep[heavy] = 1 - np.maximum(lacks[last] - spare, 0)
+        other[heavy] = np.append(heavy[1:], heavy[-1])
+    return keep, other
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +331,24 @@ class SharedBatch(SharedSequence):
         return torch.zeros_like(asked.segments)
 
 
+class Mixed(WholeCatalogue):
+    """Half of the k, or one more, drawn anew for each positive; the others once for the whole batch.
+
+    Many negatives touch few rows, and yet each positive has some that no other has.
+    """
+
+    shows_rates = False
+
+    def draw(self, asked: Asked, generator: torch.Generator | None = None) -> Drawn:
+        places, device = len(asked.positives), asked.positives.device
+        sizes = (places, self.k - self.k // 2), (1, self.k // 2)
+        own, shared = (
+            torch.randint(1, self.n_items + 1, size, generator=generator, device=device)
+            for size in sizes
+        )
+        return torch.cat([own, shared.expand(places, -1)], dim=1), None
+
+
 @dataclass(frozen=True, eq=False)
 class Recorded(Sampler):
     """What is known of a sampler when its training is over: its rates."""
@@ -334,5 +376,6 @@ for _name, _sampler in {
     "in-batch": InBatch,
     "shared-sequence": SharedSequence,
     "shared-batch": SharedBatch,
+    "mixed": Mixed,
 }.items():
     SAMPLERS.add(_name, _sampler)

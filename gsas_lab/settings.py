@@ -50,7 +50,7 @@ class Settings:
 
     dataset: str = _option(
         "known-truth",
-        "known-truth, known-truth-small, ml-1m, beauty, video-games, ciao, epinions, or a file",
+        "known-truth, known-truth-small, known-truth-million, ml-1m, beauty, video-games, ciao, epinions, or a file",
     )
     min_user: int = _option(1, "drop users with fewer interactions")
     min_item: int = _option(1, "drop items with fewer interactions")

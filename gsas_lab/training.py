@@ -7,7 +7,6 @@ Several processes may train one model (distributed.py): all plan the same batche
 share of every batch, and the gradients are those of the mean over the whole batch.
 """
 
-import copy
 import math
 import os
 import sys
@@ -66,7 +65,8 @@ def fit(
     """Train `model` in place, on the device where it is; it ends with its best weights.
 
     validate(model): validation NDCG@10, after each epoch. checkpoint: file written after each epoch
-    and read when it exists. identity: of settings and data; a checkpoint of another is refused.
+    and read when it exists; the best weights lie beside it, as a table of a million items is too
+    large to be kept twice in memory. identity: of settings and data; a checkpoint of another is refused.
     on_epoch(history): called after each epoch, to draw a live curve.
     history rows: epoch, loss, ndcg@10 (validation), positions, seconds (of training alone).
 
@@ -78,12 +78,17 @@ def fit(
     device, task = model.table.device, experiment.task
     histories, settings = experiment.split.train, experiment.settings
     step = Step(experiment, model)
-    progress, best_weights = Progress(), copy.deepcopy(model.state_dict())
+    progress = Progress()
     if checkpoint.exists():
         saved = files.read_checkpoint(checkpoint, identity)
         model.load_state_dict(saved["model"])
         step.load(saved["optimizer"])
-        progress, best_weights = Progress(**saved["progress"]), saved["best"]
+        progress = Progress(**saved["progress"])
+        del saved
+        if not (best := best_of(checkpoint, progress.best_epoch)).exists():
+            raise InputError(
+                f"{best} is gone: delete {checkpoint}, which needs it, and train again."
+            )
     if distributed.from_first(lambda: progress.epoch) != progress.epoch:
         raise InputError(
             f"{checkpoint} is not the same file for all processes: put the run folder "
@@ -127,20 +132,17 @@ def fit(
         progress.epoch += 1
         row = progress.epoch, mean_loss, ndcg, sum(counts), seconds
         progress.history.append(dict(zip(HISTORY, row, strict=True)))
-        if ndcg > progress.best:
+        content: dict[str, Any] = {"identity": identity, "model": model.state_dict()}
+        if better := ndcg > progress.best:
             progress.best, progress.best_epoch = ndcg, progress.epoch
-            best_weights = copy.deepcopy(model.state_dict())
         if distributed.first():
-            files.write_checkpoint(
-                checkpoint,
-                {
-                    "identity": identity,
-                    "model": model.state_dict(),
-                    "best": best_weights,
-                    "optimizer": step.state_dict(),
-                    "progress": vars(progress),
-                },
-            )
+            best = best_of(checkpoint, progress.best_epoch)
+            if better:
+                files.write_checkpoint(best, content)
+            content |= {"optimizer": step.state_dict(), "progress": vars(progress)}
+            files.write_checkpoint(checkpoint, content)
+            for earlier in {*checkpoint.parent.glob(best_of(checkpoint, "*").name)} - {best}:
+                earlier.unlink()
         bar.set_postfix_str(
             f"loss {mean_loss:.4f}, val NDCG@10 {ndcg:.4f} (best {progress.best:.4f}), "
             f"{sum(counts) / seconds:,.0f} positions/s"
@@ -148,9 +150,17 @@ def fit(
         if on_epoch and distributed.first():
             on_epoch(progress.history)
     bar.close()
-    model.load_state_dict(best_weights)
+    del step
+    if distributed.from_first(lambda: progress.best_epoch) != progress.epoch:
+        best = best_of(checkpoint, progress.best_epoch)
+        model.load_state_dict(files.read_checkpoint(best, identity)["model"])
     model.eval()
     return progress
+
+
+def best_of(checkpoint: Path, epoch: int | str) -> Path:
+    """The file with the best weights, which are those after this epoch."""
+    return checkpoint.with_name(f"best-{epoch}.pt")
 
 
 class Step:

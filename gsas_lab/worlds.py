@@ -25,6 +25,8 @@ _GENRES = (
     "Noir Opera Poetry Quest Romance Satire Travel Utopia Verse Western Xenia Youth Zen"
 ).split()
 
+_SHORTEST, _SPREAD = 5, 1.2  # of users' lengths: the fewest interactions, σ of their logarithm
+
 
 @dataclass(frozen=True)
 class World:
@@ -36,6 +38,7 @@ class World:
 
     n_users: int = 12_000  # users to draw
     length: int = 50  # interactions of each user
+    interactions: int | None = None  # of all users, whose lengths then differ, see `lengths`
     n_items: int = 1_000  # catalogue, padding excluded
     n_genres: int = 20  # groups of items that are consumed alike
     zipf: float = 1.0  # exponent of the popularity law
@@ -53,6 +56,11 @@ class World:
             raise InputError(
                 f"World: explore = {self.explore} and follow = {self.follow} are shares: "
                 "give numbers of at least 0 whose sum is at most 1."
+            )
+        if self.interactions is not None and self.interactions < _SHORTEST * self.n_users:
+            raise InputError(
+                f"World: interactions = {self.interactions:,} leave {self.n_users:,} users less than "
+                f"{_SHORTEST} each: give more, or none."
             )
         if not 0 < self.memory <= 1 or self.zipf < 0 or min(self.n_users, self.length) < 1:
             raise InputError(
@@ -189,29 +197,48 @@ class World:
 
     # --- users -----------------------------------------------------------------------------------
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n_users,) interactions of each user: `length`, or log-normal above the shortest, as in
+        Gowalla, so that they add up to `interactions`.
+        """
+        if self.interactions is None:
+            return np.full(self.n_users, self.length)
+        rng = np.random.default_rng([self.seed, 2])
+        more = np.cumsum(np.exp(_SPREAD * rng.standard_normal(self.n_users)))
+        more *= (self.interactions - _SHORTEST * self.n_users) / more[-1]
+        return _SHORTEST + np.diff(np.rint(more).astype(np.int64), prepend=0)
+
     def sample(
         self, n_users: int | None = None, length: int | None = None, seed: int | None = None
     ) -> np.ndarray:
-        """Users drawn from the world: (n_users, length) int32 items, oldest first.
+        """Users drawn from the world: (n_users, length) int32 items, oldest first."""
+        n_users, length = n_users or self.n_users, length or self.length
+        return self.users(np.full(n_users, length), seed).reshape(n_users, length)
+
+    def users(self, lengths: np.ndarray, seed: int | None = None) -> np.ndarray:
+        """Users with these many interactions (n,) drawn from the world, user after user: int32 items.
 
         All users advance together; each draw is w (genre), then a binary search inside the genre.
         """
-        n_users, length = n_users or self.n_users, length or self.length
         rng = np.random.default_rng([self.seed if seed is None else seed, 1])
         _, _, by_genre, cumulative, bounds, _ = self._catalogue
-        items = np.zeros((n_users, length), dtype=np.int32)
-        taste = np.zeros((n_users, self.n_genres))
-        total, last = np.zeros(n_users), np.full(n_users, -1)
-        rows = np.arange(n_users)
-        for step in range(length):
+        order = np.argsort(-lengths, kind="stable")  # those who go on stand first
+        begin = (np.cumsum(lengths) - lengths)[order]
+        going = np.searchsorted(-lengths[order], -np.arange(lengths.max(initial=0)), side="left")
+        items = np.zeros(lengths.sum(), dtype=np.int32)
+        taste = np.zeros((len(lengths), self.n_genres))
+        total, last = np.zeros(len(lengths)), np.full(len(lengths), -1)
+        for step, n in enumerate(going):
+            taste, total, last = taste[:n], total[:n], last[:n]
             weight = np.cumsum(self._mix(taste, total, last), axis=1)
-            genre = (rng.random((n_users, 1)) * weight[:, -1:] >= weight).sum(axis=1)
+            genre = (rng.random((n, 1)) * weight[:, -1:] >= weight).sum(axis=1)
             low, high = bounds[genre], bounds[genre + 1]
-            point = cumulative[low] + rng.random(n_users) * (cumulative[high] - cumulative[low])
+            point = cumulative[low] + rng.random(n) * (cumulative[high] - cumulative[low])
             place = np.searchsorted(cumulative, point, side="right") - 1
-            items[:, step] = by_genre[np.clip(place, low, high - 1)]
+            items[begin[:n] + step] = by_genre[np.clip(place, low, high - 1)]
             taste *= self.memory
-            taste[rows, genre] += 1
+            taste[np.arange(n), genre] += 1
             total, last = total * self.memory + 1, genre
         return items
 
@@ -222,4 +249,8 @@ WORLDS = {
     # For proofs: eight different P, two million interactions. One pass is enough, no interaction is
     # seen twice, and what is left between σ(s) and Theorem 5.1 is not the encoder's fault.
     "known-truth-small": World(n_users=40_000, n_items=200, n_genres=8, explore=0.3, follow=0.7),
+    # The size of Gowalla, the largest data set of the paper, and as sparse.
+    "known-truth-million": World(
+        n_users=86_168, n_items=1_271_638, interactions=6_397_903, n_genres=100
+    ),
 }

@@ -49,7 +49,8 @@ from gsas_lab import __main__ as command_line, files
 write = files.write_checkpoint
 def killed(path, content):
     write(path, content)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if path.name == "checkpoint.pt":
+        os.kill(os.getpid(), signal.SIGKILL)
 files.write_checkpoint = killed
 sys.exit(command_line.main(sys.argv[1:]))
 """

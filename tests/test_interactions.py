@@ -420,7 +420,8 @@ def test_a_missing_file_a_folder_and_an_unknown_name_are_told_apart(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         load(tmp_path)
     with pytest.raises(
-        InputError, match="Unknown data set 'ml-2m': give known-truth or known-truth-small or ml-1m"
+        InputError,
+        match="Unknown data set 'ml-2m': give known-truth or known-truth-small or known-truth-million or ml-1m",
     ):
         load("ml-2m")
 

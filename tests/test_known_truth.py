@@ -72,7 +72,10 @@ def test_the_collision_rules_are_told_apart_by_what_is_learned(proof):
 @pytest.fixture(scope="module")
 def sampled():
     every = recipes.sampler_proofs()
-    names = "popularity", "shared-sequence", "popularity, sampled softmax, logQ"
+    names = (
+        "popularity", "shared-sequence", "mixed", "shared-batch, k = 128",
+        "popularity, sampled softmax, logQ",
+    )  # fmt: skip
     return evidence.proof(of={name: every[name] for name in names})
 
 

@@ -1,5 +1,6 @@
 """Each sampler draws what it says, at the rate that it says."""
 
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from gsas_lab import theory
 from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
-from gsas_lab.samplers import SAMPLERS, ByPopularity
+from gsas_lab.samplers import SAMPLERS, ByPopularity, alias_table
 from gsas_lab.splits import Histories
 
 N, K = 20, 4
@@ -73,7 +74,7 @@ def test_items_are_drawn_at_the_rate_that_theory_is_told(name, asked):
         own = torch.bincount(given.positives[places], minlength=N + 1)[1:].numpy() / len(places)
         rate = rate * (1 - own)
     independent = len(places) / (17 if "sequence" in name else 1)
-    if name == "shared-batch":
+    if name in ("shared-batch", "mixed"):  # one place of each of many batches
         negatives = torch.cat([draw(name, batch(), seed=s)[1][:1] for s in range(4000)])
         seen, independent = torch.bincount(negatives.flatten(), minlength=N + 1)[1:] / 4000, 4000
     np.testing.assert_allclose(seen, rate, atol=6 * (rate.max() / independent) ** 0.5)
@@ -105,6 +106,8 @@ def test_what_shares_negatives_shares_them_and_nothing_else_does():
     _, by_window = draw("shared-sequence", given)
     _, by_batch = draw("shared-batch", given)
     assert (by_batch == by_batch[0]).all()
+    _, mixed = draw("mixed", given, k=5)
+    assert (mixed[:, 3:] == mixed[0, 3:]).all() and not (mixed[:, :3] == mixed[0, :3]).all()
     for one in given.segments.unique():
         own = by_window[given.segments == one]
         assert (own == own[0]).all()
@@ -181,3 +184,31 @@ def test_the_drawn_shares_of_popularity_itself_are_the_same_bits_as_ever():
     weight = np.maximum(counts, 1).astype(float)
     found = ByPopularity(7, 300, counts).alpha
     np.testing.assert_array_equal(found, 7 * weight / weight.sum())
+
+
+WEIGHTS = {
+    "one": [3.0],
+    "even": [1.0] * 7,
+    "zeros": [0.0, 2, 0, 1],
+    "counts": [1.0, 10, 100, 1000, 1, 1],
+    "zipf": 1 / np.arange(1, 100_001),
+    "hardly one": [1.0, *[1e-12] * 9],
+    "random": np.random.default_rng(0).gamma(0.1, size=5000),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_an_alias_table_holds_the_shares_to_rounding(name):
+    """What is drawn is counted without drawing: each place is as likely, and tells two items."""
+    weight = np.asarray(WEIGHTS[name], float)
+    keep, other = alias_table(weight)
+    assert (keep >= 0).all() and (keep <= 1 + 1e-12).all()
+    drawn = np.bincount(other, 1 - np.minimum(keep, 1), len(weight)) + np.minimum(keep, 1)
+    np.testing.assert_allclose(drawn / len(weight), weight / weight.sum(), rtol=1e-9, atol=1e-15)
+
+
+def test_an_alias_table_of_a_million_items_is_made_in_a_moment():
+    counts = np.random.default_rng(0).zipf(1.5, 1_271_638).clip(max=10**6).astype(float)
+    started = time.process_time()
+    keep, _ = alias_table(counts)
+    assert time.process_time() - started < 2 and keep.shape == counts.shape

@@ -105,11 +105,32 @@ def test_the_best_weights_are_kept_not_the_last(small_world, monkeypatch):
     monkeypatch.setattr(
         files,
         "write_checkpoint",
-        lambda p, c: (kept.append({k: v.clone() for k, v in c["model"].items()}), original(p, c)),
+        lambda p, c: (
+            p.name == "checkpoint.pt"
+            and kept.append({k: v.clone() for k, v in c["model"].items()}),
+            original(p, c),
+        ),
     )
     run = runs.train(replace(small_world, epochs=4))
     assert run.metrics["best epoch"] == 2
     assert same(kept[1], weights(run)) and not same(kept[3], weights(run))
+    assert {file.name for file in run.folder.iterdir()} == {*runs.FILES, files.MANIFEST}
+
+
+def test_weights_that_were_the_best_and_are_gone_stop_a_training_that_goes_on(small_world):
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(small_world, on_epoch=stop)
+    (best,) = files.runs_folder().glob("*/best-*.pt")
+    whole = best.read_bytes()
+    best.unlink()
+    with pytest.raises(InputError, match="best-.*pt is gone: delete .*checkpoint.pt"):
+        runs.train(small_world)
+    best.write_bytes(whole)
+    assert len(runs.train(small_world).history) == 3
 
 
 def test_training_stops_when_validation_no_longer_improves(small_world, monkeypatch):

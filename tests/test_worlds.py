@@ -1,11 +1,15 @@
 """The known-truth world: its formula, and that its users really follow it."""
 
+import resource
+import time
+
 import numpy as np
 import pytest
 import reference
 from scipy.stats import chisquare
 
 from gsas_lab.errors import InputError
+from gsas_lab.interactions import from_world, load
 from gsas_lab.worlds import World
 
 TOY = World(n_users=200, length=6, n_items=30, n_genres=4, seed=3)
@@ -50,6 +54,36 @@ def test_popularity_is_zipf_and_seeds_matter():
     assert (TOY.sample(seed=8) != TOY.sample(seed=9)).any()
     assert (World(seed=1).popularity != World(seed=2).popularity).any()
     assert len(set(TOY.item_names)) == TOY.n_items + 1
+
+
+def test_users_of_different_lengths_follow_the_same_probability():
+    lengths = np.random.default_rng(0).permutation(np.repeat([1, 2, 3], 30_000))
+    items, begin = TOY.users(lengths, seed=6), np.cumsum(lengths) - lengths
+    last = begin[lengths == 3] + 2
+    expected = TOY.probability(np.stack([items[last - 2], items[last - 1]], 1))[:, 1:].sum(0)
+    assert chisquare(np.bincount(items[last], minlength=31)[1:], expected).pvalue > 1e-3
+
+
+def test_lengths_add_up_and_differ():
+    world = World(n_users=1000, n_items=30, n_genres=4, interactions=80_000)
+    assert world.lengths.sum() == len(from_world(world).items) == 80_000
+    assert world.lengths.min() >= 5 and world.lengths.max() > 5 * np.median(world.lengths)
+    assert (np.diff(from_world(world).offsets) == world.lengths).all()
+    with pytest.raises(InputError, match="interactions = 4,999 leave 1,000 users less than 5 each"):
+        World(n_users=1000, interactions=4999)
+
+
+def test_the_million_world_has_gowallas_size_in_a_minute_and_a_gigabyte():
+    """Time of this process alone, on a machine that may be busy; titles are not made."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    data = load("known-truth-million")
+    assert time.process_time() - started < 60
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6 < 1
+    assert (data.n_users, data.n_items, data.n_interactions) == (86_168, 1_271_638, 6_397_903)
+    assert data.titles is None and "item_names" not in vars(data.world)
+    assert data.title(5) == data.world.item_names[5] != "5"
+    assert (np.bincount(data.items) >= 50).sum() > 10_000
 
 
 def test_millions_of_items_need_no_dense_matrix():
