@@ -357,6 +357,8 @@ def write_page(page: Path, heading: str, body: str) -> None:
         script = '<script src="plotly.min.js"></script>'
         if not (library := page.with_name("plotly.min.js")).exists():
             files.write(library, get_plotlyjs().encode())
+        for name in ("theory.js", "pages.js"):
+            script += f"\n<script>\n{STYLE.with_name(name).read_text(encoding='utf-8')}</script>"
     text = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -1,5 +1,6 @@
 """The theory with controls: five figures of notebook 02, each live and static (see explorers.py).
 
+On published pages theory.js computes them without a kernel; elsewhere their static forms have steps.
 Every number comes from `theory.py`; nothing here is trained, and torch is not needed. α and β are
 always those of Eqs. (23, 27): α = k / (n_items − 1), β = 1 − t(1 − α).
 """
@@ -24,7 +25,7 @@ _STYLE = styles(["SASRec", "gSASRec", "gSASRec, t = 1"])
 _BCE, _OURS, _THIRD = (style.colour for style in _STYLE.values())
 _KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _TS = tuple(np.round(np.arange(0, 1.01, 0.05), 2).tolist())
-_POWERS = {"exponentformat": "power", "tickfont": {"size": 11}}  # drawn a quarter larger
+_POWERS = {"exponentformat": "power", "tickfont": {"size": 12}}  # drawn a quarter larger
 _PAIRS = {  # (k, t) of the static forms
     "k = 1, t = 0 (SASRec)": (1, 0.0),
     "k = 1, t = 1": (1, 1.0),
@@ -86,7 +87,8 @@ def sigmoid_explorer() -> Explorer:
 
     def static() -> go.Figure:
         steps = {f"{beta:g}": beta for beta in (1, 0.75, 0.5, 0.25, 0.1, 0.03, 0.01)}
-        return stepped(partial(sigmoid_figure, score=-1.4), steps, "β = ", "0.25")
+        draw = partial(sigmoid_figure, score=-1.4)
+        return _moved(stepped(draw, steps, "β = ", "0.25"), "sigmoid", beta=0.25, score=-1.4)
 
     return Explorer(live, static)
 
@@ -146,7 +148,8 @@ def prior_explorer(n_items: int = ML1M, prior: float = 0.01) -> Explorer:
 
     def static() -> go.Figure:
         draw = partial(_of_pair, prior_figure, n_items=n_items, prior=prior)
-        return stepped(draw, _PAIRS, "")
+        drawn = stepped(draw, _PAIRS, "")
+        return _moved(drawn, "prior", k=1, t=0.0, n_items=n_items, prior=prior)
 
     return Explorer(live, static)
 
@@ -223,7 +226,8 @@ def catalogue_explorer(n_items: int = ML1M) -> Explorer:
     def static() -> go.Figure:
         million = {"k = 1, t = 0, a million items": (1, 0.0, 1e6)}
         million["k = 256, t = 0.75, a million items"] = (256, 0.75, 1e6)
-        return stepped(partial(_of_pair, catalogue_figure), _PAIRS | million, "")
+        drawn = stepped(partial(_of_pair, catalogue_figure), _PAIRS | million, "")
+        return _moved(drawn, "catalogue", k=1, t=0.0, n_items=ML1M, exponent=PEAKED)
 
     return Explorer(live, static)
 
@@ -301,7 +305,8 @@ def map_explorer(n_items: int = ML1M) -> Explorer:
 
     def static() -> go.Figure:
         draw = partial(_of_pair, map_figure, n_items=n_items)
-        return stepped(draw, _PAIRS, "", "k = 256, t = 0.75 (the paper)")
+        drawn = stepped(draw, _PAIRS, "", "k = 256, t = 0.75 (the paper)")
+        return _moved(drawn, "map", k=256, t=0.75, n_items=n_items)
 
     return Explorer(live, static)
 
@@ -367,7 +372,8 @@ def collisions_explorer(n_items: int = ML1M, history: int = 165) -> Explorer:
 
     def static() -> go.Figure:
         draw = partial(_of_pair, collisions_figure, n_items=n_items, history=history)
-        return stepped(draw, _PAIRS, "", "k = 256, t = 1")
+        drawn = stepped(draw, _PAIRS, "", "k = 256, t = 1")
+        return _moved(drawn, "collisions", k=256, t=1.0, n_items=n_items, history=history)
 
     return Explorer(live, static)
 
@@ -383,6 +389,12 @@ def _alpha_beta(k: Any, t: Any, n_items: int) -> tuple[Any, Any]:
 def _served(k: int, n_items: float) -> int:
     """As many negatives as the catalogue has: sliders move one at a time."""
     return int(min(k, round(n_items) - 1))
+
+
+def _moved(figure: go.Figure, name: str, **values: float) -> go.Figure:
+    """A static form that says where it stands: on a published page theory.js moves it freely."""
+    meta = {"theory": name, "values": values, "paper": PAPER_SUM, "exponent": PEAKED}
+    return figure.update_layout(meta=meta)
 
 
 def _of_pair(draw: Any, pair: tuple[float, ...], **others: Any) -> go.Figure:

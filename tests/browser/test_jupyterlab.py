@@ -254,17 +254,79 @@ def test_every_slider_moved_by_keyboard_redraws_what_theory_says(lab, name):
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of the five static forms."""
+    """A page of the five static forms, which the page itself computes."""
     page = tmp_path_factory.mktemp("gallery") / "explorers.html"
     figures = {name: explorer().static() for name, explorer in STATIC.items()}
     publish.write_gallery(figures, page, "Explorers", "By slider, without a kernel.")
     return page
 
 
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with nothing but their frames, as any other converter of notebooks leaves them."""
+    page = tmp_path_factory.mktemp("steps") / "explorers.html"
+    figures = {name: own().static().update_layout(meta=None) for name, own in STATIC.items()}
+    publish.write_gallery(figures, page, "Explorers", "In steps.")
+    return page
+
+
 @pytest.mark.parametrize("name", STATIC)
-def test_a_static_slider_shows_each_frame_without_kernel_or_network(page, gallery, name):
-    page.set_viewport_size({"width": 1280, "height": 800})
+def test_on_a_page_every_control_moves_freely_to_what_theory_says(page, gallery, name):
+    """At random places of each control; what the page computes is compared with theory.py."""
     page.goto(gallery.as_uri())
+    plot = page.locator(".js-plotly-plot").nth(list(STATIC).index(name))
+    panel = plot.locator("xpath=../preceding-sibling::div[contains(@class, 'controls')]")
+    controls, rng = panel.locator("input").all(), np.random.default_rng(len(name))
+    assert len(controls) >= 2 and plot.locator(".slider-rail-touch-rect").count() == 0
+
+    def values() -> dict[str, float]:
+        told = {
+            c.get_attribute("data-name"): float(c.get_attribute("data-value")) for c in controls
+        }
+        return {n: int(v) if n in ("k", "n_items", "history") else v for n, v in told.items()}
+
+    assert_shows(plot, FIGURES[name](**values()))
+    marks = plot.evaluate(MARKS)
+    for _ in range(12):
+        for each in rng.permutation(len(controls)):
+            place = rng.integers(int(controls[each].get_attribute("max")) + 1)
+            controls[each].evaluate(
+                "(c, at) => { c.value = at; c.dispatchEvent(new Event('input')); }", str(place)
+            )
+        assert_shows(plot, FIGURES[name](**values()))
+    assert plot.evaluate(MARKS) == marks
+    plot.scroll_into_view_if_needed()
+    screenshot(page, f"free-{name}")
+
+
+def test_on_a_phone_panels_lie_below_each_other_and_letters_are_legible(page, gallery):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(gallery.as_uri())
+    page.wait_for_function("document.querySelectorAll('.caption').length === 5")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for plot in page.locator(".js-plotly-plot").all():
+        boxes = [box.bounding_box() for box in plot.locator(".bglayer .bg, .nsewdrag").all()]
+        assert len(boxes) >= 2 and all(b["width"] > 150 and b["height"] > 120 for b in boxes)
+        assert max(b["y"] for b in boxes) - min(b["y"] for b in boxes) > 200
+        inside = plot.locator("xpath=..").bounding_box()
+        svg = plot.locator(".main-svg").first.bounding_box()
+        assert svg["height"] <= inside["height"] + 1  # nothing below covers it
+        shown = plot.locator("xpath=../preceding-sibling::div[@class='caption']").inner_text()
+        assert len(shown) > 40
+    small = page.evaluate(
+        "[...document.querySelectorAll('p, label, output, .caption, text')]"
+        ".filter(e => e.getBoundingClientRect().width && parseFloat(getComputedStyle(e).fontSize) < 12)"
+        ".map(e => e.textContent)"
+    )
+    assert small == []
+    screenshot(page, "phone-explorers")
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_a_static_slider_shows_each_frame_without_kernel_or_network(page, steps, name):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(steps.as_uri())
     plot, static = (
         page.locator(".js-plotly-plot").nth(list(STATIC).index(name)),
         STATIC[name]().static(),
