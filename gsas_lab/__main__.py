@@ -210,6 +210,12 @@ def _exercises(_arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def _assessment(arguments: argparse.Namespace) -> None:
+    from gsas_lab.lessons import assessment
+
+    print(assessment.write(arguments.output, arguments.students, arguments.seed))
+
+
 def _sweep(arguments: argparse.Namespace) -> None:
     from gsas_lab import results, sweeps
 
@@ -371,6 +377,14 @@ def _parser() -> argparse.ArgumentParser:
 
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
     exercises.set_defaults(command=_exercises)
+
+    assessment = commands.add_parser(
+        "assessment", help="a table with one planted fault for each student, and the key"
+    )
+    assessment.add_argument("--students", type=int, default=30)
+    assessment.add_argument("--seed", type=int, default=1, help="the same seed, the same tables")
+    assessment.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "assessment")
+    assessment.set_defaults(command=_assessment)
 
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")
     evidence.add_argument("--dataset", default="known-truth")

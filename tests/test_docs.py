@@ -14,15 +14,31 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
 
 
-def test_each_number_of_the_questions_follows_from_its_call():
-    told = re.findall(
-        r"`([^`]+)` = ([\d.]*\d)", (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
-    )
+@pytest.mark.parametrize("page", ["questions", "course-quiz"])
+def test_each_number_of_a_page_follows_from_its_call(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    told = re.findall(r"`([^`]+)` = ([\d.]*\d)", text)
     assert len(told) >= 5
     for call, number in told:
         found = eval(call, vars(theory).copy())
         digits = len(number.partition(".")[2])
         assert math.isclose(found, float(number), abs_tol=0.51 * 10**-digits), call
+
+
+def test_each_session_has_a_plan_of_90_minutes_and_a_quiz_whose_answers_are_folded():
+    plan = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    sessions = re.split(r"^## (?=Session)", plan, flags=re.MULTILINE)[1:]
+    sessions[1] = (ROOT / "docs" / "lesson.md").read_text(encoding="utf-8").split("## The board")[0]
+    assert len(sessions) == 3
+    for session in sessions:
+        spans = re.findall(r"^\| (\d+)–(\d+) \|", session, re.MULTILINE)
+        starts, ends = ([int(each) for each in side] for side in zip(*spans, strict=True))
+        assert starts[0] == 0 and ends[-1] == 90 and starts[1:] == ends[:-1]
+    quizzes = (ROOT / "docs" / "course-quiz.md").read_text(encoding="utf-8").split("## Session")[1:]
+    assert len(quizzes) == 3
+    for quiz in quizzes:
+        asked = re.findall(r"^\*\*\d\.\*\*", quiz, re.MULTILINE)
+        assert len(asked) == quiz.count("<details>") == quiz.count("</details>") == 4
 
 
 def _headings(page: Path) -> set[str]:

@@ -548,21 +548,27 @@ def from_outcomes(
 class LiveTraining:
     """Called with the history after each epoch: draws validation NDCG@10 so far, in place.
 
-    Headless it draws nothing: the notebook's next figure shows the whole curve.
+    Runs that are called by other names get lines of their own in the same figure. Headless it draws
+    nothing: the notebook's next figure shows the whole curves.
     """
 
     def __init__(self, epochs: int):
         self.epochs = epochs
         self.shown: go.FigureWidget | None = None
+        self.lines: list[str] = []
 
-    def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
+    def __call__(self, history: Sequence[Mapping[str, float]], name: str = "this run") -> None:
         if os.environ.get("GSAS_LAB_HEADLESS"):
             return
         x, y = [row["epoch"] for row in history], [row["ndcg@10"] for row in history]
         if self.shown is None:
             drawn = blank("Training", "validation users", "epoch", "NDCG@10")
-            drawn.add_scatter(mode="lines+markers", line={"color": BLUE})
             self.shown = go.FigureWidget(drawn.update_xaxes(range=[0, self.epochs + 0.5]))
             display(self.shown)
+        if name not in self.lines:
+            self.lines.append(name)
+            colour = styles(self.lines)[name].colour
+            self.shown.add_scatter(mode="lines+markers", name=name, line={"color": colour})
+        line = self.shown.data[self.lines.index(name)]
         with self.shown.batch_update():
-            self.shown.data[0].x, self.shown.data[0].y = x, y
+            line.x, line.y = x, y
