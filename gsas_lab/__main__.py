@@ -34,6 +34,7 @@ from gsas_lab import (
     interactions,
     parts,
     recipes,
+    repairs,
     runs,
     shelf,
 )
@@ -132,8 +133,30 @@ def _diagnose(arguments: argparse.Namespace) -> None:
             of=arguments.of,
             n_items=arguments.items,
             sampled_negatives=arguments.sampled_negatives,
+            repair=_repair_of(arguments),
         )
     )
+
+
+def _recommend(arguments: argparse.Namespace) -> None:
+    found = shelf.find(arguments.run).recommend(
+        arguments.items, arguments.n, repair=_repair_of(arguments)
+    )
+    print(found.to_string(index=False))
+
+
+def _repair_of(arguments: argparse.Namespace) -> repairs.Repair | None:
+    return None if arguments.repair is None else repairs.load(arguments.repair)
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    choice = evidence.choose_repair(shelf.find(arguments.run))
+    name = arguments.by or choice.name
+    if name not in choice.repairs:
+        why = choice.table["undefined"].get(name, "it is none of these")
+        raise InputError(f"'{name}': {why} Choose one of {', '.join(choice.repairs)}.")
+    path = repairs.save(choice.repairs[name], arguments.output)
+    print(f"{choice.table.to_string()}\n\n{choice.why}\n{name}: {path}")
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
@@ -359,7 +382,27 @@ def _parser() -> argparse.ArgumentParser:
         "--sampled-negatives", action="store_true",
         help="the rows are all clicks and uniformly sampled other items; needs --items",
     )  # fmt: skip
+    diagnose.add_argument("--repair", type=_path, help="diagnose what this repair (.json) makes")
     diagnose.set_defaults(command=_diagnose)
+
+    recommend = commands.add_parser("recommend", help="what comes next after a history of items")
+    recommend.add_argument("run", help="a run folder, or the start of a name as `runs` lists it")
+    recommend.add_argument(
+        "items", nargs="+", help="the history, oldest first: ids or exact titles"
+    )
+    recommend.add_argument("--n", type=int, default=10, help="how many")
+    recommend.add_argument("--repair", type=_path, help="probabilities by this repair (.json)")
+    recommend.set_defaults(command=_recommend)
+
+    repair = commands.add_parser(
+        "repair", help="choose what makes a run's probabilities right, by its validation users"
+    )
+    repair.add_argument("run", help="a run folder, or the start of a name as `runs` lists it")
+    repair.add_argument("output", type=_path, help="a file to write, such as repair.json")
+    repair.add_argument(
+        "--by", help=f"instead of the chosen one: {', '.join(repairs.FITS)}, analytic"
+    )
+    repair.set_defaults(command=_repair)
 
     notebooks = commands.add_parser("notebooks", help="execute the notebooks and make their pages")
     notebooks.add_argument("--dataset", default="known-truth")

@@ -32,7 +32,6 @@ from scipy.special import expit, logit
 
 from gsas_lab import calibration, repairs, runs, theory
 from gsas_lab.errors import InputError
-from gsas_lab.losses import SOFTMAX
 from gsas_lab.splits import Holdout
 from gsas_lab.theory import FixedPoint
 
@@ -44,6 +43,7 @@ _SLIGHT = 0.1  # logits: odds that are wrong by a tenth pass for calibrated
 _BLURRED = 1.0  # logits: a wider interval around 0 decides nothing
 _SLOPE = 0.2  # a slope further from 1 is told
 _DENSEST = 0.075  # α of the paper's k = 256 on MovieLens-1M
+_CERTAIN = 40.0  # logits: a repaired probability of exactly 0 or 1 is read as this one
 _LARGEST = 1e100  # of scores and weights: squares and sums stay finite
 _BLOCKS = 10_000  # more users than these are resampled in blocks of neighbours
 _FEW = 30  # users: resampling fewer makes too narrow an interval
@@ -188,6 +188,7 @@ def diagnose(
     beta: float | None = None,
     collisions: bool = False,
     candidates: ArrayLike | None = None,
+    repair: repairs.Repair | None = None,
 ) -> Diagnosis:
     """From what a model says of the whole catalogue, and what was clicked. Estimate and judgement
     are of the same users.
@@ -198,6 +199,7 @@ def diagnose(
     0. candidates (users, n_items): what may be recommended, chosen without looking at the clicks;
     everything if None.
     alpha, beta, collisions: Theorem 5.1's, if known, to compare with its inverse.
+    repair: diagnosed is what it makes of the scores, as logits.
     Raises InputError for shapes that do not fit, scores that are not finite, no click or only clicks.
     """
     s = _array("scores", scores)
@@ -218,6 +220,8 @@ def diagnose(
         raise InputError("alpha and beta belong together: give both or neither.")
     logits = _logits(s[may], of, lambda at: f"Row {np.argwhere(may)[at][0]} of scores")
     given = _Rows(logits, clicked[may], may.sum(axis=1))
+    if repair is not None:
+        given = _repaired(given, repair, np.nonzero(may)[1])
     known = None if alpha is None or beta is None else FixedPoint(alpha, beta, collisions)
     return _judge(
         given,
@@ -236,6 +240,7 @@ def diagnose_table(
     of: str | None = None,
     n_items: int | None = None,
     sampled_negatives: bool = False,
+    repair: repairs.Repair | None = None,
 ) -> Diagnosis:
     """From rows user, item, score, clicked (1 or 0): a DataFrame or a file, see docs/your-data.md.
 
@@ -250,6 +255,7 @@ def diagnose_table(
     no verdict. sampled_negatives: the rows are all clicks of these users and, for each user, others
     drawn uniformly from the n_items it did not click; all sums are then estimates of the
     catalogue's.
+    repair: diagnosed is what it makes of the scores, as logits; ranks are counted in the table.
     Raises InputError, which names the row (from 1, without a header), for whatever cannot be used.
     """
     if n_items is not None:
@@ -262,7 +268,7 @@ def diagnose_table(
         if path.suffix.lower() == ".npz":
             if sampled_negatives or n_items is not None:
                 raise InputError(f"{path} holds whole matrices: leave out --items and the like.")
-            return diagnose(*_matrices(path), of=of)
+            return diagnose(*_matrices(path), of=of, repair=repair)
         table = _read(path)
     columns = _columns(where, table)
     n = len(table)
@@ -308,6 +314,8 @@ def diagnose_table(
         weight = weight[order]
         keep = weight > 0
         rows = _Rows(score[keep], hit[keep], np.bincount(user[keep], minlength=users), weight[keep])
+    if repair is not None:
+        rows = _repaired(rows, repair)
     return _judge(
         rows,
         rows,
@@ -321,31 +329,52 @@ def diagnose_table(
     )
 
 
-def diagnose_run(run: runs.Run, users: int = 2000) -> Diagnosis:
+def diagnose_run(
+    run: runs.Run, users: int = 2000, *, repair: repairs.Repair | None = None
+) -> Diagnosis:
     """A run of this library: estimated on its validation users, judged on the first test users.
 
-    Over the items that may be recommended by the run's protocol; p̂ as in `ranking.probability`.
-    InputError for BPR, which has none.
+    Over the items that may be recommended by the run's protocol; p̂ as in `ranking.probability`, or
+    what a repair of the run's `logits` makes of it. InputError for BPR, which has none, unless
+    repaired.
     """
-    if run.loss.link is None:
+    if run.loss.link is None and repair is None:
         raise InputError(
             f"{run.settings.name} learns differences of scores: there is no p̂ to diagnose."
         )
     split, known = run.data.split, run.theorem
     if known is not None and np.ndim(known.alpha):
         known = None  # where each item has its own α, no single offset is the theorem's
-    fit, judged = (_of_run(run, held) for held in (split.validation, split.test.first(users)))
+    known = known if repair is None else None
+    fit, judged = (
+        _of_run(run, held, repair) for held in (split.validation, split.test.first(users))
+    )
     # How a run was trained is known: only with BCE or gBCE its offset is that of some k.
     return _judge(fit, judged, split.n_items, True, known, one_choice=known is not None)
 
 
-def _of_run(run: runs.Run, held: Holdout) -> _Rows:
+def _of_run(run: runs.Run, held: Holdout, repair: repairs.Repair | None) -> _Rows:
     split = run.data.split
-    scores = run.scores(held).astype(float)
-    if run.loss.link is SOFTMAX:
-        scores = logit(run.probabilities(scores))
+    scores = run.logits(run.scores(held))
     may = held.candidates(split.n_items, split.protocol.exclude_seen) & np.isfinite(scores)
-    return _Rows(scores[may], held.hits(split.n_items)[may], may.sum(axis=1))
+    rows = _Rows(scores[may], held.hits(split.n_items)[may], may.sum(axis=1))
+    return rows if repair is None else _repaired(rows, repair, np.nonzero(may)[1])
+
+
+def _repaired(rows: _Rows, repair: repairs.Repair, column: np.ndarray | None = None) -> _Rows:
+    """The same pairs with the logits of what a repair makes of them; column: each one's item."""
+    group = None
+    if isinstance(repair, repairs.ByGroup) and repair.items is not None and column is not None:
+        if column.max() >= len(repair.items):
+            raise InputError(
+                f"The repair knows the groups of {len(repair.items)} items: there are more here."
+            )
+        group = np.array(repair.items)[column]
+    pairs = repairs.Pairs(rows.scores, rows.hit, rows.lengths, group)
+    prob = pairs.repaired(repair)
+    with np.errstate(divide="ignore"):
+        # An exact 0 or 1, as of isotonic steps, has no logit; one beyond all others counts as it.
+        return rows._replace(scores=np.clip(logit(prob), -_CERTAIN, _CERTAIN))
 
 
 def _judge(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gsas_lab import calibration, files, recipes, repairs, runs
@@ -100,6 +101,26 @@ def recalibrations(run: runs.Run) -> dict[str, repairs.Recalibration]:
         "Platt": repairs.platt(*pairs),
         "isotonic": repairs.isotonic(*pairs),
     }
+
+
+def pairs(run: runs.Run, held: Holdout) -> repairs.Pairs:
+    """What may be recommended to the users of a holdout, each item in its group of popularity."""
+    split = run.data.split
+    counts = np.bincount(split.train.items, minlength=split.n_items + 1)[1:]
+    return repairs.Pairs.of(
+        run.logits(run.scores(held)),
+        held.hits(split.n_items),
+        held.candidates(split.n_items, split.protocol.exclude_seen),
+        repairs.popularity_groups(counts),
+    )
+
+
+def choose_repair(run: runs.Run) -> repairs.Choice:
+    """The repair that the run's validation users choose: see `repairs.choose`."""
+    point, known = run.theorem, {}
+    if point is not None and not callable(point.pull) and not np.ndim(point.alpha):
+        known["analytic"] = repairs.Inverse(float(point.alpha), point.pull, point.collisions)
+    return repairs.choose(pairs(run, some(run.data.split.validation, run.items.n_items)), known)
 
 
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:

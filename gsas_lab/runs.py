@@ -34,8 +34,9 @@ from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
 from gsas_lab.interactions import PAD
-from gsas_lab.losses import SIGMOID, Loss
+from gsas_lab.losses import SIGMOID, SOFTMAX, Loss
 from gsas_lab.models import MODELS, Model, Serving
+from gsas_lab.repairs import Repair
 from gsas_lab.rows import check_memory, choose
 from gsas_lab.samplers import Recorded, Sampler
 from gsas_lab.settings import OF_DATA, Settings
@@ -213,6 +214,14 @@ class Run:
             np.full_like(scores, np.nan) if link is None else link(torch.from_numpy(scores)).numpy()
         )
 
+    def logits(self, scores: np.ndarray) -> np.ndarray:
+        """What repairs read, of scores (n, n_items): logit p̂ in float64; of BPR, the scores."""
+        if self.loss.link is not SOFTMAX:
+            return scores.astype(float)
+        log_prob = torch.from_numpy(scores).double().log_softmax(-1).numpy()
+        with np.errstate(divide="ignore"):  # a p̂ of exactly 1
+            return log_prob - np.log(-np.expm1(log_prob))
+
     @torch.no_grad()
     def export(self, path: str | Path) -> Path:
         """The encoder for a server that has torch alone: a program of torch.export (.pt2) -> its path.
@@ -251,6 +260,7 @@ class Run:
         history: Iterable[int | str] | int | str,
         n: int = 10,
         exclude_seen: bool | None = None,
+        repair: Repair | None = None,
     ) -> pd.DataFrame:
         """The n items most probable to come next, for anybody's history, oldest item first.
 
@@ -259,7 +269,9 @@ class Run:
         exclude_seen: leave the history's items out; None: as the run's protocol. Columns: rank,
         item (id in the file), title, probability (of the whole catalogue: Theorem 5.1 inverted for
         BCE and gBCE, the softmax of the scores for the others) and raw, the model's own p̂.
-        Needs the run folder alone. BPR has no probabilities: NaN there.
+        Needs the run folder alone. BPR has no probabilities: NaN there. repair: a repair of this
+        run's `logits`, as from `repairs.load`, which gives `probability` in the place of theory, among
+        what may be recommended; the order stays that of the scores.
 
         Raises InputError for a history in which no item is known, that has no order (a set, a
         mapping, a table) or holds what is no item (a list, a missing value), for an n below 1, and
@@ -279,6 +291,10 @@ class Run:
         order = np.argsort(-scores[0], kind="stable")
         if self.protocol["exclude_seen"] if exclude_seen is None else exclude_seen:
             order = order[~np.isin(order + 1, items)]
+        if repair is not None:
+            rank = np.full(len(prior), len(prior))
+            rank[order] = np.arange(1, len(order) + 1)
+            prior = repair(self.logits(scores)[0], rank=rank)
         first = order[:n]
         return pd.DataFrame(
             {
