@@ -310,7 +310,9 @@ def _parser() -> argparse.ArgumentParser:
         default="quick",
         help="the budget: half a minute, minutes (if nothing is said), or the paper's hours to days",
     )
-    parsers: dict[Any, Any] = {bool: _truth, bool | None: _truth_or_none, str | None: str}
+    parsers: dict[Any, Any] = {
+        bool: _truth, bool | None: _truth_or_none, str | None: str, bool | str: str,
+    }  # fmt: skip
     for item in fields(Settings):
         default = item.default
         train.add_argument(

@@ -15,7 +15,7 @@ import torch
 from gsas_lab import interactions, models, splits
 from gsas_lab.batches import Task
 from gsas_lab.errors import InputError
-from gsas_lab.losses import LOSSES, LogQ, Loss, Softmax
+from gsas_lab.losses import LOSSES, CorrectedLogQ, LogQ, Loss, Softmax
 from gsas_lab.models import MODELS, Model
 from gsas_lab.samplers import SAMPLERS, Sampler
 from gsas_lab.settings import OF_DATA, Settings
@@ -90,6 +90,8 @@ def loss_of(settings: Settings, sampler: Sampler) -> Loss:
         raise InputError(
             f"sampler = '{settings.sampler}' tells no rates (alpha is None): leave logq at False."
         )
+    if settings.logq == "corrected":
+        return CorrectedLogQ(loss, sampler.alpha, sampler.n_items, sampler.collisions)
     return LogQ(loss, sampler.alpha, sampler.n_items) if settings.logq else loss
 
 

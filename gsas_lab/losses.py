@@ -60,6 +60,7 @@ class Loss(ABC):
     has_t: ClassVar[bool] = False  # does the setting t?
     has_start: ClassVar[bool] = True  # can Theorem 5.1 start the output bias?
     takes_logq: ClassVar[bool] = True  # can log(k q) be taken from its scores?
+    takes_weights: ClassVar[bool] = False  # has it a form in which a negative stands for several?
     corrected: ClassVar["Loss | None"] = None  # the loss that learns the same as this one with logQ
     only_uniform: ClassVar[bool] = False  # is it defined for uniform draws alone?
     link: ClassVar[Link | None] = SIGMOID
@@ -153,6 +154,14 @@ class Loss(ABC):
                 raise InputError(
                     f"has a {what} that differs from its formula's by up to {furthest:.2g}."
                 )
+
+    def weighted(
+        self, positive_scores: Tensor, negative_scores: Tensor, log_weight: Tensor
+    ) -> Tensor:
+        """`formula` where each negative stands for e^log_weight items, (..., k), and the positive for
+        itself: what `CorrectedLogQ` makes small. −10³⁰ leaves a negative out.
+        """
+        raise NotImplementedError
 
     def fixed_point(self, sampler: Sampler) -> FixedPoint | None:
         """Where σ(s) of an item of true probability P ends; None if the loss has no such point.
@@ -272,6 +281,64 @@ class LogQ(Loss):
         return super().prior(scores, sampler)
 
 
+@dataclass(frozen=True, eq=False)
+class CorrectedLogQ(Loss):
+    """LogQ as "Correcting the LogQ Correction" (Khrylchenko et al., RecSys 2025) has it.
+
+    The positive is not drawn, so nothing is taken from its score. A negative stands for 1/α items,
+    α = k·q being its sampler's rate, one that is the positive for none: `Loss.weighted`. Sums over
+    them are then right on average for the sum over all other items.
+    """
+
+    loss: Loss
+    alpha: Any  # one, or (n_items,)
+    n_items: int
+    collisions: bool
+
+    @property
+    def link(self) -> Link | None:  # type: ignore[override]
+        return (self.loss.corrected or self.loss).link
+
+    @cached_property
+    def _log_alpha(self) -> dict[torch.device, Tensor]:
+        found = torch.zeros(self.n_items + 1)
+        found[1:] = torch.as_tensor(np.log(self.alpha))
+        return {found.device: found}
+
+    def formula(self, positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
+        """Of negatives that stand for one item each."""
+        return self.loss.weighted(positive_scores, negative_scores, torch.zeros(()))
+
+    def log_weight(self, positives: Tensor, negatives: Tensor) -> Tensor:
+        """positives (P,), negatives (P, k) -> log of how many items each negative stands for (P, k)."""
+        kept = self._log_alpha
+        if negatives.device not in kept:  # moved once, see `LogQ`
+            kept[negatives.device] = kept[torch.device("cpu")].to(negatives.device)
+        found = -kept[negatives.device][negatives]
+        if self.collisions:  # −∞ would have no gradient where none is left
+            found = found.masked_fill(negatives == positives[:, None], -1e30)
+        return found
+
+    def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None) -> Tensor:  # type: ignore[no-untyped-def]
+        drawn = negatives if sets is None else negatives[sets]
+        weights = self.log_weight(positives, drawn)
+        return fused.weighted(self.loss, hidden, table, positives, drawn, weights, bias)
+
+    def fixed_point(self, sampler: Sampler) -> FixedPoint | None:
+        """The loss's own with α = 1, and no collisions; of the softmax's, P, as k grows."""
+        point = (self.loss.corrected or self.loss).fixed_point(sampler)
+        return None if point is None else replace(point, alpha=1.0, collisions=False)
+
+    def start(self, sampler: Sampler) -> float | None:
+        point = self.fixed_point(sampler) if self.loss.has_start else None
+        return None if point is None else float(point.logit(1 / sampler.n_items))
+
+    def prior(self, scores: np.ndarray, sampler: Sampler) -> np.ndarray | None:
+        if self.loss.corrected:
+            return self.loss.corrected.prior(scores, sampler)
+        return super().prior(scores, sampler)
+
+
 LOSSES = Registry("loss", Loss)
 
 
@@ -283,6 +350,7 @@ class GBCE(Loss):
 
     words = "gBCE"
     has_t = True
+    takes_weights = True
 
     @classmethod
     def of(cls, t: float, sampler: Sampler) -> Self:
@@ -299,6 +367,14 @@ class GBCE(Loss):
     def formula(self, positive_scores: Tensor, negative_scores: Tensor) -> Tensor:
         positive = self.beta * F.softplus(-positive_scores)
         negative = F.softplus(negative_scores).sum(-1)
+        return ((positive + negative) / (negative_scores.shape[-1] + 1)).mean()
+
+    def weighted(
+        self, positive_scores: Tensor, negative_scores: Tensor, log_weight: Tensor
+    ) -> Tensor:
+        """−1/(k+1) · (log σ^β(s⁺) + Σ w log(1 − σ(s⁻)))."""
+        positive = self.beta * F.softplus(-positive_scores)
+        negative = (log_weight.exp() * F.softplus(negative_scores)).sum(-1)
         return ((positive + negative) / (negative_scores.shape[-1] + 1)).mean()
 
     def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None) -> Tensor:  # type: ignore[no-untyped-def]
@@ -417,6 +493,7 @@ class SampledSoftmax(Loss):
 
     words = "sampled softmax"
     has_start = False
+    takes_weights = True
     corrected = Softmax()
 
     @classmethod
@@ -429,6 +506,15 @@ class SampledSoftmax(Loss):
         together = torch.cat([positive_scores.unsqueeze(-1), negative_scores], dim=-1)
         # Not logsumexp − s⁺: near 10⁶ that sum is right to 0.06 only, and so are its gradients.
         return -together.log_softmax(-1)[..., 0].mean()
+
+    def weighted(
+        self, positive_scores: Tensor, negative_scores: Tensor, log_weight: Tensor
+    ) -> Tensor:
+        """−(1 − P⁺)·log( e^{s⁺} / Σ w e^{s⁻} ) with P⁺ = e^{s⁺} / (e^{s⁺} + Σ w e^{s⁻}), which gets no
+        gradient: that of the full softmax where Σ w e^{s⁻} is the sum over all other items.
+        """
+        lead = torch.logsumexp(negative_scores - positive_scores.unsqueeze(-1) + log_weight, -1)
+        return (torch.sigmoid(lead).detach() * lead).mean()
 
     def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None) -> Tensor:  # type: ignore[no-untyped-def]
         return fused.sampled_softmax(hidden, table, positives, negatives, bias, sets=sets)

@@ -36,6 +36,13 @@ OF_DATA = (  # the settings that say what is read and how it is split
     "exclude_seen",
 )
 PRECISIONS = ("float32", "bfloat16")
+LOGQ: dict[str, bool | str] = {
+    "false": False,
+    "none": False,
+    "true": True,
+    "usual": True,
+    "corrected": "corrected",
+}
 for _name, _model in dict(sasrec=SASRec, bert4rec=BERT4Rec, mf=MF, popularity=Popularity).items():
     MODELS.add(_name, _model)
 
@@ -77,7 +84,11 @@ class Settings:
     t: float = _option(0.0, "calibration of gbce: 0 = BCE, 1 = the true probability")
     sampler: str = _option("positive-excluded", "what a negative is", SAMPLERS)
     power: float = _option(1.0, "popularity to this power (sampler popularity)")
-    logq: bool = _option(False, "take log(k q) from each score in the loss, q being the sampler's")
+    logq: bool | str = _option(
+        False,
+        "correct the loss for what the sampler draws: none, usual (log(k q) from each score), or "
+        "corrected (negatives alone, RecSys 2025)",
+    )
     masked: float = _option(0.2, "share of a window's items that BERT4Rec has to fill in")
     theory_start: bool = _option(
         False, "start a scalar output bias where Theorem 5.1 puts an average item (Transformers)"
@@ -104,6 +115,11 @@ class Settings:
             if item.type == bool | None and isinstance(value, str) and value.lower() == "none":
                 value = None  # shells, TOML and papermill have no other word for it
                 object.__setattr__(self, item.name, value)
+            if item.name == "logq":  # recorded as before there were three
+                value = LOGQ.get(str(value).lower(), value)
+                object.__setattr__(self, item.name, value)
+                if value not in LOGQ.values():
+                    raise InputError(f"logq = {value!r}: choose none, usual or corrected.")
             if not _fits(value, item.type):
                 raise InputError(
                     f"{item.name} = {value!r} is not of type {_type_name(item.type)}: "
@@ -153,6 +169,11 @@ class Settings:
             raise InputError(f"model = '{self.model}' reads no windows: choose another sampler.")
         if self.logq and not loss.takes_logq:
             raise InputError(f"loss = '{self.loss}' has nothing to correct: leave logq at False.")
+        if self.logq == "corrected" and not loss.takes_weights:
+            raise InputError(
+                f"loss = '{self.loss}' has no form in which a negative stands for several items: "
+                "choose logq = usual."
+            )
         if loss.only_uniform and not sampler.uniform:
             raise InputError(
                 f"loss = '{self.loss}' is the mean over uniform draws, not over sampler = "
@@ -168,6 +189,8 @@ class Settings:
         told = LOSSES[self.loss].called(model.words, self.k, self.t)
         if self.sampler not in ("positive-excluded", "whole-catalogue"):
             told += f", {self.sampler.replace('-', ' ')} negatives"
+        if self.logq == "corrected":
+            return f"{told}, corrected logQ"
         return told + (", logQ" if self.logq else "")
 
     @property

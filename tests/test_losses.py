@@ -1,5 +1,6 @@
 """The losses and their fused forms against the literal float64 reference."""
 
+import itertools
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import reference
 import torch
+from scipy.optimize import root
+from scipy.special import expit, logit
 
 from gsas_lab import theory
 from gsas_lab.errors import InputError
@@ -21,6 +24,7 @@ from gsas_lab.losses import (
     BPR,
     GBCE,
     LOSSES,
+    CorrectedLogQ,
     ExpectedGBCE,
     LogQ,
     Loss,
@@ -716,3 +720,177 @@ def test_the_correction_leaves_a_rate_of_one_and_a_softmax_that_is_p():
     np.testing.assert_allclose(softmax.prior(scores, sampler).sum(-1), 1)
     uncorrected = SampledSoftmax().prior(scores - np.log(sampler.alpha), sampler)
     np.testing.assert_allclose(softmax.prior(scores, sampler), uncorrected)
+
+
+def fixed_point_of_expected(gradient, prior):
+    """The scores, last one 0, at which the mean gradient over positives and draws vanishes."""
+    found = root(
+        lambda s: gradient(np.append(s, 0.0))[:-1], np.log(prior / prior[-1])[:-1], tol=1e-12
+    )
+    assert found.success
+    return np.append(found.x, 0.0)
+
+
+def expected_gradient(loss, prior, q, k, masked):
+    """s -> Σ over positives and all n^k draws of chance · ∂loss/∂s, exactly; masked: draws that hold
+    the positive never come.
+    """
+    n = len(prior)
+    draws = np.array(list(itertools.product(range(n), repeat=k)))
+
+    def gradient(scores):
+        s = torch.tensor(scores, requires_grad=True)
+        total = torch.zeros((), dtype=torch.float64)
+        for i in range(n):
+            chance, some = q[draws].prod(axis=1), draws
+            if masked:
+                keep = (draws != i).all(axis=1)
+                some, chance = draws[keep], chance[keep] / chance[keep].sum()
+            items = torch.tensor(some)
+            positives = torch.full((len(some),), i)
+            each = torch.func.vmap(loss)(s[positives], s[items], positives, items)
+            total = total + prior[i] * (torch.tensor(chance) * each).sum()
+        return torch.autograd.grad(total, s)[0].numpy()
+
+    return gradient
+
+
+PRIOR = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+Q = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+
+
+def usual_softmax(k):
+    log_alpha = torch.tensor(np.log(k * Q))
+    return lambda s, negative, i, items: SampledSoftmax().formula(
+        s - log_alpha[i], negative - log_alpha[items]
+    )
+
+
+def corrected_by(loss, k):
+    wrapped = CorrectedLogQ(loss, k * Q, len(Q), True)
+
+    def value(s, negative, i, items):
+        return loss.weighted(
+            s, negative, wrapped.log_weight(i[None] + 1, items[None] + 1)[0].double()
+        )
+
+    return value
+
+
+def authors_softmax(k):
+    """As the authors' code has it: of the m negatives left each stands for (1 − q⁺) / (m q)."""
+    q = torch.tensor(Q)
+
+    def value(s, negative, i, items):
+        met = items == i
+        left = (~met).sum()
+        weight = torch.log((1 - q[i]) / (left.clamp(min=1) * q[items])).masked_fill(met, -1e30)
+        return SampledSoftmax().weighted(s, negative, weight)
+
+    return value
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_usual_correction_is_exact_at_any_k_where_the_positive_may_be_drawn(k):
+    """Slots of positive and draws are exchangeable: the positive is x_j in proportion to P/q."""
+    s = fixed_point_of_expected(expected_gradient(usual_softmax(k), PRIOR, Q, k, False), PRIOR)
+    np.testing.assert_allclose(np.exp(s) / np.exp(s).sum(), PRIOR, rtol=1e-9)
+
+
+def test_the_usual_correction_is_off_where_the_positive_is_never_drawn_and_more_so_with_k():
+    off = []
+    for k in (1, 2, 4):
+        s = fixed_point_of_expected(expected_gradient(usual_softmax(k), PRIOR, Q, k, True), PRIOR)
+        off.append(np.exp(s) / np.exp(s).sum() / PRIOR)
+    np.testing.assert_allclose(off[0] * (1 - Q) / (off[0] * (1 - Q))[0], 1, rtol=1e-9)  # P/(1 − q)
+    assert off[0][0] == pytest.approx(1.129, abs=1e-3)
+    assert off[0][0] < off[1][0] < off[2][0] and off[2][0] == pytest.approx(1.266, abs=1e-3)
+
+
+def test_the_corrected_one_comes_to_p_as_k_grows_and_not_before():
+    worst = {"ours": [], "authors": []}
+    for k in (1, 2, 4):
+        for name, value in (
+            ("ours", corrected_by(SampledSoftmax(), k)),
+            ("authors", authors_softmax(k)),
+        ):
+            s = fixed_point_of_expected(expected_gradient(value, PRIOR, Q, k, False), PRIOR)
+            worst[name].append(np.abs(np.exp(s) / np.exp(s).sum() / PRIOR - 1).max())
+    np.testing.assert_allclose(worst["ours"], [0.385, 0.149, 0.070], atol=1e-3)
+    np.testing.assert_allclose(worst["authors"], [0.566, 0.184, 0.106], atol=1e-3)
+
+
+def test_the_corrected_softmax_has_the_full_softmaxs_gradient_when_each_item_stands_for_itself():
+    scores = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    full = Softmax().formula(torch.cat([torch.zeros(3, 1), scores], 1), torch.ones(3, dtype=int))
+    once = SampledSoftmax().weighted(scores[:, 0], scores[:, 1:], torch.zeros(3, 5))
+    for one, other in zip(
+        torch.autograd.grad(full, scores), torch.autograd.grad(once, scores), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_corrected_gbce_rests_where_its_fixed_point_says_and_is_p_with_beta_one(k, beta):
+    """σ(s) = βP / (βP + 1 − P), whatever q; the usual one, whose positive may be drawn: e^s = βP."""
+    sampler = WholeCatalogue(k, 5)  # any: its rates are weighed away
+    at = CorrectedLogQ(GBCE(beta), k * Q, 5, True).fixed_point(sampler).logit(PRIOR)
+    np.testing.assert_allclose(at, logit(PRIOR) + np.log(beta))
+    gradient = expected_gradient(corrected_by(GBCE(beta), k), PRIOR, Q, k, False)
+    np.testing.assert_allclose(gradient(at), 0, atol=1e-8)
+    if beta == 1:
+        np.testing.assert_allclose(expit(at), PRIOR)
+    log_alpha = torch.tensor(np.log(k * Q))
+
+    def usual(s, negative, i, items):
+        return GBCE(beta).formula(s - log_alpha[i], negative - log_alpha[items])
+
+    gradient = expected_gradient(usual, PRIOR, Q, k, False)
+    np.testing.assert_allclose(gradient(np.log(beta * PRIOR)), 0, atol=1e-9)
+    assert np.abs(gradient(at)).max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", [GBCE(0.4), SampledSoftmax()])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_corrected_form_from_hidden_states_is_its_literal_line(loss, shared):
+    torch.manual_seed(0)
+    counts = torch.arange(1.0, 31).numpy()
+    sampler = SAMPLERS["popularity"](6, 30, counts)
+    wrapped = CorrectedLogQ(loss, sampler.alpha, 30, True)
+    hidden, table = torch.randn(9, 8, dtype=torch.float64), torch.randn(31, 8, dtype=torch.float64)
+    positives = torch.randint(1, 31, (9,))
+    positives[4] = 0  # padding
+    sets = torch.arange(9) // 3 if shared else None
+    negatives = torch.randint(1, 31, (3 if shared else 9, 6))
+    negatives[0, :2] = positives[0]  # collisions
+    negatives[-1] = positives[-1]  # none is left
+    bias = torch.tensor(-0.5, dtype=torch.float64)
+    drawn = negatives if sets is None else negatives[sets]
+
+    def literal(hidden, table, bias):
+        values = []
+        for p in range(9):
+            if positives[p] == 0:
+                continue
+            score = lambda item, p=p: hidden[p] @ table[item] + bias  # noqa: E731
+            left = [n for n in drawn[p].tolist() if n != positives[p]]
+            s, alpha = score(positives[p]), torch.tensor(sampler.alpha)
+            if isinstance(loss, GBCE):
+                push = sum(torch.nn.functional.softplus(score(n)) / alpha[n - 1] for n in left)
+                values.append((0.4 * torch.nn.functional.softplus(-s) + push) / 7)
+            else:
+                others = sum(score(n).exp() / alpha[n - 1] for n in left)
+                if left:
+                    p_own = s.exp() / (s.exp() + others)
+                    values.append(-(1 - p_own.detach()) * torch.log(s.exp() / others))
+                else:
+                    values.append(0 * s)
+        return sum(values) / len(values)
+
+    expected = slopes(literal, hidden, table, bias)
+    found = slopes(
+        lambda h, t, b: wrapped(h, t, positives, b, negatives, sets), hidden, table, bias
+    )
+    for one, other in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -209,6 +209,7 @@ def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
         ({"lr": float("nan")}, "lr = nan"),
         ({"device": "tpu"}, "choose one of auto"),
         ({"loss": "softmax", "logq": True}, "has nothing to correct"),
+        ({"loss": "bce", "logq": "magic"}, "choose none, usual or corrected"),
         ({"loss": "expected_gbce", "sampler": "in-batch"}, "mean over uniform draws"),
         ({"model": "bert4rec", "max_length": 1}, "no place for the mask"),
     ],
@@ -265,6 +266,14 @@ def test_ranks_alone_and_scores_stand_in_the_holdouts_order(small_world):
         ({"loss": "gbce", "k": 4, "sampler": "shared-batch"}, (4 / 60, 1.0, True)),
         ({"loss": "bce", "k": 4, "sampler": "popularity", "logq": True}, (1.0, 1.0, True)),
         ({"loss": "bce", "k": 4, "logq": True}, (1.0, 1.0, False)),
+        (
+            {"loss": "gbce", "t": 0.5, "k": 4, "sampler": "popularity", "logq": "corrected"},
+            (1.0, 1 - 0.5 * (1 - 4 / 59), False),
+        ),
+        (
+            {"loss": "sampled_softmax", "k": 4, "sampler": "shared-sequence", "logq": "corrected"},
+            (1.0, 1.0, False),
+        ),
     ],
 )
 def test_a_run_knows_its_fixed_point(small_world, change, expected):
@@ -388,3 +397,10 @@ def test_the_command_line_is_the_settings(small_world, monkeypatch, capsys):
     assert command_line.main(words) == 0
     assert (seen["k"], seen["t"], seen["tied"], seen["lr"]) == (8, 0.75, True, 0.5)
     assert "ndcg@10" in capsys.readouterr().out
+
+
+def test_the_three_words_of_logq_keep_the_names_of_older_runs():
+    old, new = Settings(logq=False), Settings(logq="none")
+    assert old == new and new.logq is False and Settings(logq="usual").logq is True
+    assert Settings(logq="true").logq is True and Settings(logq="Corrected").logq == "corrected"
+    assert Settings(loss="gbce", k=4, logq="corrected").name.endswith("corrected logQ")

@@ -41,6 +41,7 @@ warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitl
 ROUTES = ("auto", "native", "triton", "portable")
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
 Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
+Rule = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # see `_chosen`
 
 
 def gbce(
@@ -91,7 +92,7 @@ def bpr(
     The bias, which is the same for both scores, plays no part.
     """
 
-    def rule(scores: Tensor) -> tuple[Tensor, Tensor]:
+    def rule(scores: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         lead = scores[:, 1:] - scores[:, :1]  # of each negative over the positive
         slope = torch.sigmoid(lead) / lead.shape[1]
         return F.softplus(lead).mean(1), torch.cat([-slope.sum(1, keepdim=True), slope], dim=1)
@@ -124,6 +125,29 @@ def offset(hidden: Tensor, table: Tensor, offsets: Tensor) -> tuple[Tensor, Tens
     ones = F.pad(hidden.new_ones(len(hidden), 1), (0, more - 1))
     column = F.pad(offsets.to(table)[:, None], (0, more - 1))
     return torch.cat([hidden, ones], dim=1), torch.cat([table, column], dim=1)
+
+
+def weighted(
+    loss: Any,
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    log_weight: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """`Loss.weighted` of hidden (P, d), table (n_items + 1, d), positives (P,), negatives and
+    log_weight (P, k), by autograd of its formula over some positions at a time.
+    """
+
+    def rule(scores: Tensor, part: Any) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            scores = scores.requires_grad_()
+            losses = torch.func.vmap(loss.weighted)(scores[:, 0], scores[:, 1:], log_weight[part])
+            (slope,) = torch.autograd.grad(losses.sum(), scores)
+        return losses.detach(), slope
+
+    return _by_rule(rule, hidden, table, positives, negatives, bias)
 
 
 def expected_gbce(
@@ -223,7 +247,7 @@ def _sampled(
 
 
 def _by_rule(
-    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rule: Rule,
     hidden: Tensor,
     table: Tensor,
     positives: Tensor,
@@ -239,17 +263,19 @@ def _by_rule(
     return _loss(_in_sets, rule, hidden, table, positives, bias, negatives, sets)
 
 
-def _chosen(softmax: bool, beta: float) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Scores (c, k + 1), the positive first -> losses (c,), slopes ∂loss/∂score (c, k + 1)."""
+def _chosen(softmax: bool, beta: float) -> Rule:
+    """Scores (c, k + 1), the positive first, and which positions they are -> losses (c,), slopes
+    ∂loss/∂score (c, k + 1).
+    """
 
-    def gbce(scores: Tensor) -> tuple[Tensor, Tensor]:
+    def gbce(scores: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         width = scores.shape[1]
         loss = beta * F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(1)
         slope = torch.sigmoid(scores)
         slope[:, 0] = -beta * torch.sigmoid(-scores[:, 0])
         return loss / width, slope / width
 
-    def sampled_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    def sampled_softmax(scores: Tensor, _: Any) -> tuple[Tensor, Tensor]:
         # log Σ e^s of scores near 10⁶ is right to 0.06 only: it is never formed.
         top, own = scores.amax(1), scores[:, 0]
         slope = torch.exp(scores - top[:, None])
@@ -289,7 +315,7 @@ def _whole(
 
 
 def _stock(
-    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rule: Rule,
     hidden: Tensor,
     table: Tensor,
     positives: Tensor,
@@ -315,7 +341,7 @@ def _stock(
         scores = scores.view(len(h), width)
         if bias is not None:
             scores = scores + bias
-        losses, slope = rule(scores)
+        losses, slope = rule(scores, part)
         loss += losses @ share[part]
         slope *= share[part, None]
         d_bias += slope.sum()
@@ -325,7 +351,7 @@ def _stock(
 
 
 def _in_sets(
-    rule: Callable[[Tensor], tuple[Tensor, Tensor]],
+    rule: Rule,
     hidden: Tensor,
     table: Tensor,
     positives: Tensor,
@@ -349,7 +375,7 @@ def _in_sets(
             scores = torch.cat([(h * own).sum(1, keepdim=True), h @ items.T], dim=1)
             if bias is not None:
                 scores += bias
-            losses, slope = rule(scores)
+            losses, slope = rule(scores, here)
             loss += losses @ share[here]
             slope = slope * share[here, None]
             d_bias += slope.sum()
