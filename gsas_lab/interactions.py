@@ -1,6 +1,6 @@
 """Files and downloads -> interactions: who consumed what, in which order.
 
-    load("known-truth" | "ml-1m" | "beauty" | "video-games" | "ciao" | "epinions" | a path | a DataFrame) -> Interactions
+    load("known-truth" | "ml-1m" | "gowalla" | … | a path | a DataFrame) -> Interactions
 
 `reading.py` knows the forms of files and reads each exactly. Users and items are renumbered in the
 order of their ids (by number where all are integers, else as text), so that MovieLens-1M's item i
@@ -16,6 +16,7 @@ import os
 import warnings
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ import pandas as pd
 
 from gsas_lab.errors import InputError
 from gsas_lab.files import HOME, ROOT, chosen
-from gsas_lab.reading import Columns, Table, from_bytes, from_frame
+from gsas_lab.reading import CHECK_INS, Columns, Table, from_bytes, from_frame
 from gsas_lab.worlds import WORLDS, World
 
 PAD = 0  # the item that is no item
@@ -273,13 +274,15 @@ def _load_named(name: str, entry: dict[str, Any], min_user: int, min_item: int) 
             titles, genres = _film_titles(arrays["item_ids"], films, ids)
         except _Unavailable as error:
             warnings.warn(f"{name} is loaded without titles: {error}", stacklevel=3)
-    loaded = Interactions(name, **arrays, titles=titles, genres=genres)
+    kept = {"exclude_seen": entry["exclude_seen"]} if "exclude_seen" in entry else {}
+    loaded = Interactions(name, **arrays, **kept, titles=titles, genres=genres)
     found = (loaded.n_users, loaded.n_items, loaded.n_interactions)
     expected = (entry["users"], entry["items"], entry["interactions"])
     if min_user <= entry["min_user"] and min_item == 1 and found != expected:
+        more = ", ".join(f"{a - b:+,}" for a, b in zip(found, expected, strict=True))
         raise InputError(
             f"{path}: users, items and interactions are {found}, not the {expected} of "
-            "data/registry.json; correct the registry."
+            f"data/registry.json: a difference of {more}; get the file again, or correct the registry."
         )
     return loaded
 
@@ -305,9 +308,11 @@ def _fetch(file: str, source: dict[str, str]) -> tuple[Path, bytes]:
 
 
 def _verified(where: Path | str, data: bytes, source: dict[str, str], advice: str) -> bytes:
-    if (found := _sha256(data)) != source["sha256"]:
+    kind = next(kind for kind in _CHECKSUMS if kind in source)
+    words, digest = _CHECKSUMS[kind]
+    if (found := digest(data)) != source[kind]:
         raise InputError(
-            f"{where}: the checksum (SHA-256) is {found[:12]}…, not {source['sha256'][:12]}… as in "
+            f"{where}: the checksum ({words}) is {found[:12]}…, not {source[kind][:12]}… as in "
             f"data/registry.json, so the file is damaged or another version: {advice}."
         )
     return data
@@ -355,18 +360,36 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_CHECKSUMS: dict[str, tuple[str, Callable[[bytes], str]]] = {  # whichever is known of a file
+    "sha256": ("SHA-256", _sha256),
+    "git_blob": (
+        "git blob",
+        lambda data: hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+    ),
+    "md5": ("MD5", lambda data: hashlib.md5(data).hexdigest()),
+}
+
+
 def _read(path: Path) -> bytes:
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder: give the file with the interactions inside it.")
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path} is a device or a pipe, no file: write its content to one.")
     try:
-        return path.read_bytes()
+        before = path.stat()
+        data = path.read_bytes()
+        after = path.stat()
     except FileNotFoundError:
         raise InputError(f"There is no file {path}: correct it, or give {_known()}.") from None
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(f"{path} cannot be read ({reason}): correct it, or copy it.") from None
+    same = all(
+        getattr(before, x) == getattr(after, x) for x in ("st_ino", "st_size", "st_mtime_ns")
+    )
+    if not same or len(data) != after.st_size:
+        raise InputError(f"{path} changed while it was read: wait until it is written whole.")
+    return data
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -390,6 +413,7 @@ def _parsed(
     """
     sha256 = _sha256(data)
     form = [suffix.lower() for suffix in path.suffixes[-2:]]  # two, as in .csv.gz
+    form += [CHECK_INS] * (CHECK_INS in path.name)
     key = _sha256(
         repr((_CACHE_FORMAT, sha256, form, min_user, min_item, named)).encode(
             errors="backslashreplace"

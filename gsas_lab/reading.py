@@ -7,12 +7,15 @@ The form follows from the file's suffix:
     .jsonl .ndjson .json  an object with these on each line
     .inter                RecBole: tab-separated, header "name:type"
     .data .dat            GroupLens u.data (tabs) and ratings.dat ("::"): user, item, rating, time
+    .mat                  MATLAB: one matrix of user, item, category, rating, helpfulness, time
+    …_totalCheckins.txt   SNAP's Gowalla: user, time, latitude, longitude, place, with tabs
 
 Each of them may be packed: .gz .bz2 .xz .zst, or .zip with one file inside, whose suffix then counts.
 What cannot be told for certain is refused, with the line: nothing is guessed, dropped or rounded.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -42,6 +45,7 @@ _MAX_INTEGER = 2**31 - 1  # of an id where a form has integers
 _UNPACKED = (
     1 << 28
 )  # bytes, or a hundredfold, which is more than interactions shrink; bombs shrink more
+_PIECE = 1 << 22  # bytes of a packed or long file read at once
 _SAMPLE = 1000  # rows that decide whether a column that is not taken looks like a time
 
 
@@ -58,7 +62,7 @@ class Table(NamedTuple):
 
     users: np.ndarray  # (n,) int64 places among user_ids
     items: np.ndarray  # (n,) int64 places among item_ids
-    times: np.ndarray | None  # (n,) int64 ranks: equal times have one
+    times: np.ndarray | None  # (n,) int64: later is larger
     user_ids: np.ndarray  # sorted and distinct: int64, or text (object)
     item_ids: np.ndarray
     order: str  # what orders a user's interactions, and equal times
@@ -93,7 +97,10 @@ _FORMS = {
 
 def from_bytes(path: Path, data: bytes, named: Columns) -> Table:
     """The content of a file. Raises InputError for whatever is not as the form says, with the line."""
-    name, data = _unpacked(path, data)
+    name, pieces = _unpacked(path, data)
+    if name.endswith(CHECK_INS):
+        return _check_ins(path, pieces, named)
+    data = b"".join(pieces)
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".parquet":
         return from_frame(_parquet(path, data), f"{path}", named)
@@ -181,43 +188,44 @@ _PACKED: dict[str, Callable[[io.BytesIO], Any]] = {
 }
 
 
-def _unpacked(path: Path, data: bytes) -> tuple[str, bytes]:
-    """A file's name and bytes; of a packed one those of what is inside."""
+def _unpacked(path: Path, data: bytes) -> tuple[str, Iterator[bytes]]:
+    """A file's name and bytes, piece by piece; of a packed one those of what is inside."""
     packing = path.suffix.lower()
     if packing not in (*_PACKED, ".zip"):
-        return path.name, data
-    most = max(_UNPACKED, 100 * len(data))
+        return path.name, iter([data])
+    if packing != ".zip":
+        return path.stem, _pieces(path, data, _PACKED[packing])
     try:
-        if packing == ".zip":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                name = _only_member(path, archive)
-                with archive.open(name) as file:
-                    content = _up_to(most, file)
-        else:
-            name = path.stem
-            with _PACKED[packing](io.BytesIO(data)) as file:
-                content = _up_to(most, file)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            name = _only_member(path, archive)
     except InputError:
         raise
+    except Exception as error:  # what damaged archives raise is of a dozen kinds
+        raise _packed_badly(path, error) from None
+    return name, _pieces(path, data, lambda packed: zipfile.ZipFile(packed).open(name))
+
+
+def _pieces(path: Path, data: bytes, unpack: Callable[[io.BytesIO], IO[bytes]]) -> Iterator[bytes]:
+    left = most = max(_UNPACKED, 100 * len(data))
+    try:
+        with unpack(io.BytesIO(data)) as file:
+            while left >= 0 and (piece := file.read(_PIECE)):
+                yield piece
+                left -= len(piece)
     except ImportError:
         raise InputError(
             f"{path}: .zst needs pyarrow: pip install pyarrow, or unpack it."
         ) from None
-    except Exception as error:  # what damaged archives raise is of a dozen kinds
-        raise InputError(
-            f"{path} cannot be unpacked ({_reason(error)}): get it again, or unpack it yourself."
-        ) from None
-    if len(content) > most:
+    except Exception as error:
+        raise _packed_badly(path, error) from None
+    if left < 0:
         raise InputError(f"{path} unpacks to over {most >> 20} MiB: unpack it yourself.")
-    return name, content
 
 
-def _up_to(most: int, file: IO[bytes]) -> bytes:
-    """What the file holds, or a little more than `most` bytes of it."""
-    content = bytearray()
-    while len(content) <= most and (piece := file.read(1 << 20)):
-        content += piece
-    return bytes(content)
+def _packed_badly(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be unpacked ({_reason(error)}): get it again, or unpack it yourself."
+    )
 
 
 def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
@@ -228,6 +236,79 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
             f"{path} holds {len(names)} files ({', '.join(names[:4])}): unpack it and give one."
         )
     return names[0]
+
+
+# --- check-ins -----------------------------------------------------------------------------------
+
+CHECK_INS = "_totalCheckins.txt"  # the end of such a file's name
+_CHECK_IN = re.compile(
+    rb"^(\d{1,18})\t(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)Z\t[^\t\n]*\t[^\t\n]*\t(\d{1,18})\r?$", re.M
+)
+_CHECK_IN_WORDS = "user, time as 2010-10-19T23:55:27Z, latitude, longitude and place, with tabs"
+_OF_CHECK_INS = ["user", "timestamp", "latitude", "longitude", "item"]
+
+
+def _check_ins(path: Path, pieces: Iterator[bytes], named: Columns) -> Table:
+    """Millions of lines, of which a few megabytes are held as text at once."""
+    roles = _roles(f"{path}", _OF_CHECK_INS, lambda at: [], named)
+    if roles.columns.items() - {("user", 0), ("item", 4), ("time", 1)}:
+        raise InputError(f"{path}: a check-in's columns have their order: name none of them.")
+    read, rest, line = [], b"", 1
+    for piece in chain(pieces, [b"\n"]):
+        for at in range(0, len(piece), _PIECE):
+            text, end, rest = (rest + piece[at : at + _PIECE]).rpartition(b"\n")
+            if text:
+                read.append(_numbers(path, text, line))
+            line += bool(end) + text.count(b"\n")
+            if len(rest) > _PIECE:
+                raise InputError(f"{path}, line {line}: too long; expected {_CHECK_IN_WORDS}.")
+    users, times, items = (
+        map(np.concatenate, zip(*read, strict=True)) if read else [np.zeros(0)] * 3
+    )
+    if not len(users):
+        raise InputError(f"{path} is empty: give a file with at least one interaction.")
+    user_ids, users = np.unique(users, return_inverse=True)
+    item_ids, items = np.unique(items, return_inverse=True)
+    by_time = times if "time" in roles.columns else None
+    return Table(users, items, by_time, user_ids, item_ids, roles.order, roles.unused)
+
+
+def _numbers(path: Path, text: bytes, line: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lines, without the last "\n", the first of them of this number -> users, seconds, items."""
+    found = _CHECK_IN.findall(text)
+    if len(found) == text.count(b"\n") + 1:
+        users, times, items = zip(*found, strict=True)
+        ids = np.array([[*map(int, users)], [*map(int, items)]])
+        with contextlib.suppress(ValueError):  # no such day
+            seconds = np.array(times).astype("datetime64[s]").astype(np.int64)
+            if ids.max() <= _MAX_INTEGER:
+                return ids[0], seconds, ids[1]
+    kept = []
+    for number, content in enumerate(text.split(b"\n"), line):
+        if content.strip():
+            _check_check_in(f"{path}, line {number}", content)
+            kept.append(content)
+    if not kept:
+        return (np.zeros(0, np.int64),) * 3
+    return _numbers(path, b"\n".join(kept), line)  # without the blank lines
+
+
+def _check_check_in(place: str, content: bytes) -> None:
+    """InputError, with the reason, for a line that is none."""
+    fields = content.decode(errors="replace").rstrip("\r").split("\t")
+    few, what = len(fields) < len(_OF_CHECK_INS), ""
+    try:
+        if len(fields) != len(_OF_CHECK_INS):
+            raise ValueError(f"too {'few' if few else 'many'} fields")
+        for kind, text in (("user", fields[0]), ("item", fields[-1])):
+            what = f"the {kind} "
+            _integer(text)
+        what = "the timestamp "
+        if not _CHECK_IN.fullmatch(content):
+            raise ValueError(f"{fields[1][:40]!r} is none")
+        np.datetime64(fields[1].rstrip("Z"))
+    except ValueError as error:
+        raise InputError(f"{place}: {what}{error}; expected {_CHECK_IN_WORDS}.") from None
 
 
 # --- text -> cells -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -28,7 +29,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from gsas_lab import interactions, reading
+from gsas_lab import interactions, reading, splits
 from gsas_lab.__main__ import main
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import describe, from_world, load
@@ -202,6 +203,150 @@ def test_a_matlab_file_that_is_cut_damaged_or_holds_something_else_is_a_sentence
         path.write_bytes(data)
         with pytest.raises(InputError):
             load(path)
+
+
+CHECK_INS = "loc-gowalla_totalCheckins.txt.gz"
+
+
+def check_ins(rows) -> bytes:
+    """Lines as in SNAP's Gowalla: user, time, latitude, longitude, place."""
+    lines = (
+        f"{user}\t2010-10-{1 + second // 24:02}T{second % 24:02}:55:27Z\t30.23\t-97.79\t{item}\n"
+        for user, item, second in rows
+    )
+    return "".join(lines).encode()
+
+
+@settings(parent=quick, max_examples=60)
+@given(rows=rows_of, piece=st.integers(60, 300))
+def test_check_ins_in_any_order_and_repeated_are_ordered_by_time(tmp_path, rows, piece):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_PIECE", piece)  # lines are cut anywhere
+        patch.setattr(
+            interactions, "_parsed", lambda path, data, *more: _uncached(path, data, *more)
+        )
+        for name, pack in ((CHECK_INS, gzip.compress), (CHECK_INS[:-3], bytes)):
+            data = load(written(tmp_path, name, pack(check_ins(rows))))
+            assert histories(data) == literal_histories(rows)
+            assert data.unused == ("latitude", "longitude") and "'timestamp'" in data.tie_rule
+
+
+def _uncached(path, data, *more):
+    return interactions._parse(path, data, *more) | {"sha256": ""}
+
+
+def test_check_ins_that_are_cut_or_damaged_are_a_sentence_with_the_line(tmp_path):
+    good = check_ins((user, 7, user) for user in range(50)).split(b"\n")[:-1]
+    cases = {
+        b"3\t2010-10-19T23:55:27Z\t1\t2": "line 21: too few fields",
+        b"3\t2010-10-19T23:55:27Z\t1\t2\t3\t4": "line 21: too many fields",
+        b"3\t2010-10-19T23:55:27Z\t1\t2\t-4": "line 21: the item '-4' is negative",
+        b"x\t2010-10-19T23:55:27Z\t1\t2\t4": "line 21: the user 'x' is not an integer",
+        b"3\t2010-13-19T23:55:27Z\t1\t2\t4": "line 21: the timestamp Month out of range",
+        b"3\t2010-10-19 23:55\t1\t2\t4": "line 21: the timestamp '2010-10-19 23:55' is none",
+        b"3\t2010-10-19T23:55:27Z\t1\t2\t2147483648": "line 21: the item .* is above 2147483647",
+        b"3\t2010-10-19T23:55:27Z\t1\t2\t99999999999999999999": "line 21: the item .* is above",
+        b"\0\xff": "line 21: too few fields",
+        b"9" * (1 << 23): "line 21: too long|line 21: too few fields",
+    }
+    for line, message in cases.items():
+        whole = b"\r\n".join([*good[:19], b"", line, *good[19:]])
+        with pytest.raises(InputError, match=message) as told:
+            load(written(tmp_path, CHECK_INS, gzip.compress(whole)))
+        assert str(told.value).endswith(".")
+    whole = b"\n".join([b"", *good, b" "])
+    assert load(written(tmp_path, CHECK_INS, gzip.compress(whole))).n_interactions == 50
+    packed = gzip.compress(whole)
+    for cut in (3, len(packed) // 2, len(packed) - 1):
+        with pytest.raises(InputError, match="cannot be unpacked"):
+            load(written(tmp_path, CHECK_INS, packed[:cut]))
+    with pytest.raises(InputError, match="is empty"):
+        load(written(tmp_path, CHECK_INS, gzip.compress(b"\n\n")))
+    with pytest.raises(InputError, match="name none of them"):
+        load(written(tmp_path, CHECK_INS, gzip.compress(whole)), user="latitude")
+    in_file_order = load(tmp_path / CHECK_INS, time="none")
+    assert in_file_order.tie_rule.startswith("order of the file")
+
+
+def registered(folder, name, content, **changes):
+    """Register a file of the form of a named data set's, as that one but for its checksum and counts."""
+    entry = json.loads((ROOT / "data" / "registry.json").read_text())[name]
+    entry["files"][entry["file"]] |= changes.pop("checksum")
+    (folder / "registry.json").write_text(json.dumps({name: entry | changes}))
+    written(folder, entry["file"], content)
+
+
+def test_gowalla_keeps_users_with_five_check_ins_and_seen_items(project):
+    folder, _ = project
+    rows = [(user, item % 3, 30 - item) for user in range(4) for item in range(3 + user)]
+    packed = gzip.compress(check_ins(rows))
+    checksum = {"md5": hashlib.md5(packed).hexdigest()}
+    registered(folder, "gowalla", packed, checksum=checksum, users=2, items=3, interactions=11)
+    data = load("gowalla")
+    assert histories(data) == literal_histories(row for row in rows if row[0] >= 2)
+    assert not data.exclude_seen and not splits.leave_one_out(data, 1).protocol.exclude_seen
+    registered(folder, "gowalla", packed, checksum=checksum, users=2, items=3, interactions=12)
+    with pytest.raises(InputError, match=r"a difference of \+0, \+0, -1; get the file again"):
+        load("gowalla")
+    written(folder, CHECK_INS, packed[:-1])
+    with pytest.raises(InputError, match="the checksum .MD5. is .*delete it to download it again"):
+        load("gowalla")
+
+
+def test_steam_is_verified_by_the_name_that_git_gives_its_content(project):
+    folder, _ = project
+    content = b"1 5\n1 6\n2 5\n"
+    blob = {"git_blob": "8e0f4a5e8bd9d0a7f5b7f9b4d4f0b4e0c1c0d0aa"}
+    registered(folder, "steam", content, checksum=blob, users=2, items=2, interactions=3)
+    with pytest.raises(InputError, match="the checksum .git blob. is "):
+        load("steam")
+    blob["git_blob"] = git_blob(folder / "steam.txt")
+    registered(folder, "steam", content, checksum=blob, users=2, items=2, interactions=3)
+    data = load("steam")
+    assert histories(data) == {"1": ["5", "6"], "2": ["5"]} and data.exclude_seen
+
+
+def git_blob(path) -> str:
+    done = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_papers_counts_are_registered():
+    registry = json.loads((ROOT / "data" / "registry.json").read_text())
+    for name, (users, items, interactions_) in {
+        "ml-1m": (6_040, 3_416, 999_611),
+        "steam": (281_428, 13_044, 3_488_885),
+        "gowalla": (86_168, 1_271_638, 6_397_903),
+    }.items():
+        counts = {"users": users, "items": items, "interactions": interactions_}
+        assert counts.items() <= registry[name].items()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path, read = written(tmp_path, "a.csv", "user,item\n1,2\n"), Path.read_bytes
+
+    def meanwhile(self):
+        data = read(self)
+        with path.open("a") as file:
+            file.write("3,4\n")
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", meanwhile)
+    with pytest.raises(
+        InputError, match="a.csv changed while it was read: wait until it is written"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("beyond", [2**31, 2**40, 2**53 + 2, 1e300, -1, 0.5, np.inf, np.nan])
+def test_ids_in_a_matlab_file_beyond_int32_are_right_or_a_sentence(tmp_path, beyond):
+    rows = np.array([[7, 5, 1, 3, 2, 30], [beyond, 9, 1, 3, 2, 10]])
+    (tmp_path / "a.mat").write_bytes(matlab(rows))
+    try:
+        assert histories(load(tmp_path / "a.mat")) == {"7": ["5"], str(int(beyond)): ["9"]}
+    except InputError as error:
+        assert "row 2: the user" in str(error)
+        assert not 0 <= beyond < 2**53 or beyond % 1
 
 
 def test_a_stricter_minimum_than_the_registered_one_holds(project):
