@@ -5,8 +5,9 @@
 # make exercises   notebooks/exercises from notebooks/solutions
 # make bench  speed and memory beside the literal form: benchmarks/results.csv; make bench-gpu: the
 #             same and a whole training on CUDA, with the PYTHON that has torch: results-cuda.csv
-# make evidence   trains what outputs/reference/queue.toml asks for and is not there: BUDGET=540 for
-#             so many seconds, the next call goes on; STATUS=1 tells what is left
+# make evidence   trains what outputs/reference/queue.toml asks for and is not there, then writes the
+#             README's tables, docs/reproduction.md and the picture from it: BUDGET=540 for so many
+#             seconds, the next call goes on; STATUS=1 tells what is left
 # make fuzz   random files, tables and folders, N = 20000 of each kind; make test tries a few
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
@@ -54,6 +55,7 @@ bench-gpu:
 
 evidence: $(READY)
 	$(BIN)/python -m gsas_lab queue $(BUDGET:%=--budget %) $(STATUS:1=--status)
+	$(if $(STATUS),,$(BIN)/python -m gsas_lab documents)
 
 test: $(READY)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks

@@ -277,6 +277,13 @@ def _queue(arguments: argparse.Namespace) -> None:
     print(ledger.work(seconds=arguments.budget, at_once=arguments.at_once))
 
 
+def _documents(_arguments: argparse.Namespace) -> None:
+    from gsas_lab import documents
+
+    for path in documents.write():
+        print(path)
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     import json
 
@@ -443,6 +450,12 @@ def _parser() -> argparse.ArgumentParser:
     queue.add_argument("--status", action="store_true", help="what is done and what is left")
     queue.add_argument("--at-once", type=int, help="runs side by side; none: one a core or GPU")
     queue.set_defaults(command=_queue)
+
+    documents = commands.add_parser(
+        "documents",
+        help="README's tables and docs/reproduction.md from the evidence",
+    )
+    documents.set_defaults(command=_documents)
     return parser
 
 

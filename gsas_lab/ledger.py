@@ -9,6 +9,7 @@ import io
 import math
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Ledger:
 
     def _read(self, folder: Path) -> None:
         found = results.load(folder)
-        curves = dict(_curves(folder))
+        own_curves = curves(folder)
         for name, ranks in found.ranks.items():
             told = found.record["runs"][name]
             settings = Settings(**told["settings"])  # those that came later, too
@@ -120,7 +121,7 @@ class Ledger:
             history = found.histories.get(name)
             key = _key(settings, told["protocol"]["sha256"])
             own = str(folder.relative_to(self.reference))
-            measured = Measured(row, told, history, ranks, curves.get(name))
+            measured = Measured(row, told, history, ranks, own_curves.get(name))
             self._rows.setdefault(key, {})[own] = measured
 
     def find(self, asked: Asked, data: str) -> Measured | None:
@@ -148,11 +149,13 @@ def _same(settings: Settings) -> list[Settings]:
     return [replace(settings, loss="bce")] if (settings.loss, settings.t) == ("gbce", 0.0) else []
 
 
-def _curves(folder: Path) -> Iterable[tuple[str, pd.DataFrame]]:
-    if (folder / CURVES).exists():
-        table = pd.read_csv(io.BytesIO(files.read(folder / CURVES)))
-        for name, part in table.groupby("name", sort=False):
-            yield str(name), part.drop(columns="name").reset_index(drop=True)
+def curves(folder: Path) -> dict[str, pd.DataFrame]:
+    """`curve_of` each of a folder's runs that has one, by the row's name."""
+    if not (folder / CURVES).exists():
+        return {}
+    table = pd.read_csv(io.BytesIO(files.read(folder / CURVES)))
+    parts = table.groupby("name", sort=False)
+    return {str(name): p.drop(columns="name").reset_index(drop=True) for name, p in parts}
 
 
 def measured(run: runs.Run) -> Measured:
@@ -207,6 +210,7 @@ class Standing:
     """How far a queue is."""
 
     rows: dict[Asked, Measured | None]  # in order, lengthened runs behind those that asked for them
+    data: dict[Asked, str]  # checksums of what they read
     absent: list[str]  # sentences about data that is not here
 
     @property
@@ -241,6 +245,7 @@ def standing(queue: Path = QUEUE, reference: Path = results.REFERENCE) -> Standi
     ledger = Ledger(reference)
     known: dict[tuple, str | None] = {}  # checksums of data, none where it is not here
     rows: dict[Asked, Measured | None] = {}
+    sums: dict[Asked, str] = {}
     absent: list[str] = []
     for each in asked(queue):
         of_data = tuple(getattr(each.settings, name) for name in OF_DATA)
@@ -250,11 +255,13 @@ def standing(queue: Path = QUEUE, reference: Path = results.REFERENCE) -> Standi
             continue
         each = replace(each, settings=_fitting(each.settings))
         most = LONGEST * each.settings.epochs
-        found = rows[each] = ledger.find(each, data)
-        while found and found.longer_asked and each.settings.epochs < most:
+        while True:
+            sums[each], found = data, ledger.find(each, data)
+            rows[each] = found
+            if not (found and found.longer_asked and each.settings.epochs < most):
+                break
             each = each.longer
-            found = rows[each] = ledger.find(each, data)
-    return Standing(rows, absent)
+    return Standing(rows, sums, absent)
 
 
 def _fitting(settings: Settings) -> Settings:
@@ -282,20 +289,35 @@ def work(
     A run that its last pass made best is told and asked for again with twice the passes.
     """
     now = standing(queue, reference)
-    settings = {each.name: each.settings for each in now.open}
-    folder = files.ROOT / "outputs" / "evidence"
-    finished = sweeps.train(settings, folder, at_once, show, seconds) if settings else {}
-    write(now, finished, reference)
+    here = _trained_here()
+    known = {
+        each: run for each in now.open if (run := here.get(_key(each.settings, now.data[each])))
+    }
+    write(now, known, reference)
+    now = standing(queue, reference)
+    if now.open:
+        named = {each.name: each for each in now.open}
+        settings = {name: each.settings for name, each in named.items()}
+        folder = files.ROOT / "outputs" / "evidence"
+        trained = sweeps.train(settings, folder, at_once, show, seconds)
+        write(now, {named[name]: run for name, run in trained.items()}, reference)
     return standing(queue, reference)
 
 
-def write(now: Standing, finished: dict[str, runs.Run], reference: Path) -> None:
+def _trained_here() -> dict[tuple[Settings, str], runs.Run]:
+    """The finished runs of the runs' folder, whatever their names: a new setting renames all."""
+    found = {}
+    for manifest in sorted(files.runs_folder().glob(f"*/{files.MANIFEST}")):
+        with suppress(InputError):  # of another version, or damaged
+            run = runs.load(manifest.parent)
+            found[_key(run.settings, run.protocol["sha256"])] = run
+    return found
+
+
+def write(now: Standing, finished: dict[Asked, runs.Run], reference: Path) -> None:
     """The folders in which something was finished since: `now`'s rows and new ones."""
-    rows = dict(now.rows)
-    new = {run.folder.name: measured(run) for run in finished.values()}
-    for each in now.open:
-        if each.name in finished:
-            rows[each] = new[finished[each.name].folder.name]
+    new = {run.folder: measured(run) for run in finished.values()}
+    rows = now.rows | {each: new[run.folder] for each, run in finished.items()}
     for folder in dict.fromkeys(each.folder for each in rows):
         own = [(each, found) for each, found in rows.items() if each.folder == folder and found]
         if own and not _stands(reference / folder, own):

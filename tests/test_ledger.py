@@ -82,7 +82,7 @@ def test_finished_runs_are_rows_that_any_machine_takes_for_done(place, monkeypat
     for name, row in found.table.iterrows():
         run = runs.load(place / "runs" / row["run"])
         assert (found.ranks[name] == run.ranks).all() and row["ndcg@10"] == run.metrics["ndcg@10"]
-        curve = dict(ledger._curves(found.folder))[name]
+        curve = ledger.curves(found.folder)[name]
         assert np.allclose(curve["predicted"].iloc[0], run.outcome.prob[:, 0].mean(), atol=1e-6)
         assert np.allclose(curve["shown"], run.outcome.prob[0], atol=1e-6)
     monkeypatch.setenv("GSAS_LAB_RUNS", str(place / "elsewhere"))
