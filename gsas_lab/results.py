@@ -366,10 +366,12 @@ def _cell(text: str, kind: Any) -> Any:
         except ValueError:
             return text
         return int(text) if re.fullmatch(r"-?\d{1,15}", text) else number
-    *optional, kind = sorted(get_args(kind) or (kind,), key=lambda each: each is not NoneType)
-    if optional and not text:
+    kinds = get_args(kind) or (kind,)
+    if NoneType in kinds and not text:
         return None
-    return {"True": True, "False": False}[text] if kind is bool else kind(text)
+    if bool in kinds and (text in ("True", "False") or str not in kinds):
+        return {"True": True, "False": False}[text]
+    return next(each for each in kinds if each not in (NoneType, bool))(text)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
