@@ -6,6 +6,7 @@ colour-blind readers can tell apart; dashes mean theory, dots mean a reference.
 """
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib.pyplot as plt
@@ -63,6 +64,24 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
+def table(rows: pd.DataFrame) -> Any:
+    """A table to be read: whole numbers with their thousands, others with four digits, no value
+    left out. Values are not changed, only shown.
+    """
+
+    def told(value: Any) -> str:
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            return ""
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+            return str(value)
+        number = float(value)
+        whole = np.isfinite(number) and number == round(number)
+        text = f"{number:,.0f}" if whole or abs(number) >= 10_000 else f"{number:.4g}"
+        return f"{number:.1e}" if 0 < abs(number) < 1e-4 else text
+
+    return rows.style.format(told)
+
+
 def probability_by_rank(curves: Arrays, ax: Axes | None = None, sums: Sums = None) -> Axes:
     """Figure 1: predicted probability of one user's items by rank, (K,) for each system.
 
@@ -109,11 +128,18 @@ def reliability(curves: Tables, ax: Axes | None = None, log: bool = True) -> Axe
     bar rises from the floor to the upper end of its interval.
     """
     ax = _dress(ax, "predicted probability (mean of the bin)", "observed share of hits", "xy" * log)
-    for name, style in styles(curves).items():
+    for place, (name, style) in enumerate(styles(curves).items()):
         curve = curves[name]
         x, y = curve["predicted"], curve["observed"]
         spread = [(y - curve["low"]).clip(0), (curve["high"] - y).clip(0)]
-        bars = ax.errorbar(x, y, spread, color=style.colour, marker=style.marker, lw=1.2, capsize=2)
+        look: dict[str, Any] = {
+            "color": style.colour,
+            "marker": style.marker,
+            "lw": 1.2,
+            "capsize": 2,
+        }
+        # Hollow, and each smaller than the one below it: curves that agree are seen both.
+        bars = ax.errorbar(x, y, spread, ms=max(10 - 1.5 * place, 4), mfc="none", mew=1.6, **look)
         bars[0].set_label(name)
     points = pd.concat(list(curves.values()))[["predicted", "observed", "high"]]
     return _legend(_diagonal(ax, points.to_numpy()))
@@ -126,21 +152,24 @@ def truth_against_learned(
     theory: tuple[ArrayLike, ArrayLike] | None = None,
     name: str = "SASRec",
     log: bool = False,
+    among: Iterable[str] = (),
+    curve: str = "Theorem 5.1",
 ) -> Axes:
     """Learned σ(s) against the true P(i | history), arrays of one shape; a known-truth world only.
 
-    theory: a grid of P and Theorem 5.1's σ(s) on it.
+    theory: a grid of P and the fixed point's σ(s) on it, which is called `curve`. among: the names
+    of the figure's panels, so that each has a colour of its own.
     """
     ax = _dress(ax, "true P(i | history)", "learned σ(s)", "xy" * log)
     x, y = np.ravel(np.asarray(prior)), np.ravel(np.asarray(learned))
     if log:  # a log axis has no place for 0
         x, y = x[(x > 0) & (y > 0)], y[(x > 0) & (y > 0)]
-    colour = styles([name])[name].colour
+    colour = styles([*among] or [name])[name].colour
     alpha = float(np.clip(4000 / max(len(x), 1), 0.02, 0.4))
     ax.scatter(x, y, s=12, color=colour, alpha=alpha, lw=0, rasterized=True)
     ax.plot([], [], "o", color=colour, label=f"{name}: {len(x):,} pairs")
     if theory is not None:
-        ax.plot(*map(np.asarray, theory), "--", color="black", lw=2, label="Theorem 5.1")
+        ax.plot(*map(np.asarray, theory), "--", color="black", lw=2, label=curve)
     return _legend(_diagonal(ax, np.stack([x, y])))
 
 
@@ -284,6 +313,8 @@ def history_lengths(lengths: ArrayLike, ax: Axes | None = None, cut: int = 200) 
     ax = _dress(ax, "interactions of the user", "users", "x")
     low, high = max(lengths.min(), 1) * 0.9, max(lengths.max(), cut) * 1.15
     ax.hist(lengths, list(np.geomspace(low, high, 50)), color=BLUE)
+    if lengths.min() == lengths.max():
+        _note(ax, f"all have {lengths[0]:,}", lengths[0], len(lengths), (0, 6))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.axvline(cut, color=GREY, ls=":", lw=2)
     ax.margins(y=0.25)

@@ -355,5 +355,5 @@ def _one_pass(system: Settings) -> Settings:
 def slow_start() -> dict[str, Settings]:
     """gBCE with and without the output bias that Theorem 5.1 gives, for notebook 02."""
     start = quick(gsasrec(64), "known-truth")
-    start = replace(start, d=32, epochs=2, patience=2)
+    start = replace(start, d=32, epochs=5, patience=5)
     return {"bias from theory": start, "no bias": replace(start, theory_start=False)}

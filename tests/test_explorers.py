@@ -321,7 +321,7 @@ def test_show_takes_the_static_form_when_headless_or_without_widgets_and_html_be
     explorers.Explorer(live, memory.static).show()
     if reason:
         assert set(shown[0]) == {MIMETYPE, "text/html", "text/plain"}
-        assert len(shown[0][MIMETYPE]["frames"]) == 6
+        assert len(shown[0][MIMETYPE]["frames"]) == 7
     else:
         assert set(shown[0]) == {WIDGET, "text/html", "text/plain"}
     assert "VBox" not in shown[0]["text/plain"] and len(shown[0]["text/html"]) < 100_000

@@ -1,5 +1,7 @@
 """What is drawn is what was given: each test reads the numbers back from the Axes."""
 
+import re
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -212,3 +214,32 @@ def test_figures_are_white_and_draw_into_the_axes_that_they_are_given():
     own = plt.subplots()[1]
     assert figures.popularity([3, 2, 1], ax=own) is own
     assert own.figure.get_facecolor() == own.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_a_table_shows_whole_numbers_whole_and_leaves_out_what_is_not_there():
+    rows = pd.DataFrame(
+        {"a": [12000.0, 0.123456, np.nan, 5e-7], "b": ["x", None, True, pd.NA], "c": [1, 2.5, 3, 4]}
+    )
+    text = figures.table(rows).to_html()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert cells == ["12,000", "x", "1", "0.1235", "", "2.5", "", "True", "3", "5.0e-07", "", "4"]
+    assert rows.loc[0, "a"] == 12000.0
+
+
+def test_curves_that_agree_are_both_seen():
+    curve = pd.DataFrame({"predicted": [0.1, 0.2], "observed": [0.1, 0.2], "low": 0.0, "high": 1.0})
+    ax = figures.reliability({"Platt": curve, "analytic": curve})
+    sizes = [bars[0].get_markersize() for bars in ax.containers]
+    assert sizes[0] > sizes[1]
+    assert all(bars[0].get_markerfacecolor() == "none" for bars in ax.containers)
+
+
+def test_panels_of_one_figure_have_colours_of_their_own_and_say_which_curve_is_meant():
+    grid = np.array([0.1, 0.5]), np.array([0.2, 0.6])
+    names = ["one", "other"]
+    axes = [
+        figures.truth_against_learned([0.1], [0.2], theory=grid, name=n, among=names, curve="mine")
+        for n in names
+    ]
+    colours = {tuple(ax.collections[0].get_facecolor()[0][:3]) for ax in axes}
+    assert len(colours) == 2 and "mine" in legend(axes[0])

@@ -51,7 +51,7 @@ _LOOK = go.layout.Template(  # small: a move draws a whole figure, and plotly_wh
 _PAPER = "<style scoped>table{background:white;color:#222}</style>"
 _TOP = 10  # titles in a table
 _CATALOGUES = {
-    "ML-1M": 3_416, "Steam": 13_044, "100,000": 100_000,
+    "ML-1M": 3_416, "Steam": 13_044, "50,000": 50_000, "100,000": 100_000,
     "1 million": 1_000_000, "Gowalla": 1_271_638, "10 million": 10_000_000,
 }  # fmt: skip
 WIDTH = 840  # pixels of a live figure: it fits beside JupyterLab's side bar at 1280
