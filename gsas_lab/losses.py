@@ -64,6 +64,7 @@ class Loss(ABC):
     corrected: ClassVar["Loss | None"] = None  # the loss that learns the same as this one with logQ
     only_uniform: ClassVar[bool] = False  # is it defined for uniform draws alone?
     link: ClassVar[Link | None] = SIGMOID
+    capturable: ClassVar[bool] = False  # on CUDA: may its steps be replayed? see training.Step
 
     @classmethod
     def of(cls, t: float, sampler: Sampler) -> Self:
@@ -242,6 +243,10 @@ class LogQ(Loss):
     @property
     def link(self) -> Link | None:  # type: ignore[override]
         return self._learns.link
+
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        return self.loss.capturable
 
     @cached_property
     def _offsets(self) -> dict[torch.device, Tensor]:

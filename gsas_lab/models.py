@@ -30,6 +30,7 @@ class Model(nn.Module, ABC):
     masked: ClassVar[bool] = False  # is it asked for masked items, or for the next one?
     trained: ClassVar[bool] = True  # or is it ready when it is built?
     by_user: ClassVar[bool] = False  # does it know users of the data set, and not histories?
+    capturable: ClassVar[bool] = False  # on CUDA: may its steps be replayed? see training.Step
 
     n_items: int
     max_length: int  # of what it reads

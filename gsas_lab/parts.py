@@ -68,7 +68,9 @@ class Registry(dict[str, Any]):
                 told = f"fails on a small example ({type(error).__name__}: {error}): mend it."
                 raise InputError(f"The {self.kind} {part.__name__} {told}") from error
             self.own[name] = source
-        part.words = vars(part).get("words") or part.__name__  # a parent's name is another part's
+        # A parent's name is another part's, and what a parent may, its child may not.
+        part.words = vars(part).get("words") or part.__name__
+        part.capturable = vars(part).get("capturable", source is None)
         self[name] = part
 
 

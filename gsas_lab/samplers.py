@@ -51,6 +51,7 @@ class Sampler(ABC):
     reads_windows: ClassVar[bool] = False  # does it look at the items of the window?
     has_power: ClassVar[bool] = False  # does the setting power change it?
     shows_rates: ClassVar[bool] = True  # does one large batch show the rates, or is a draw shared?
+    capturable: ClassVar[bool] = False  # on CUDA: may its steps be replayed? see training.Step
 
     @classmethod
     def of(cls, k: int, n_items: int, train: Histories, reads: int, power: float) -> Self:

@@ -170,7 +170,10 @@ class Step:
 
     On CUDA a step of one shape is captured as a graph when it has been taken a few times, and is
     replayed from then on: one launch where there were hundreds, with nothing read back. Whatever is
-    random comes from two generators of its own, so that several models can train side by side.
+    random comes from two generators of its own, so that several models can train side by side. A
+    graph holds what the first step did: a part of one's own that asks the host, branches on data or
+    draws from another generator would go wrong in silence. Only parts that say `capturable = True`,
+    as the library's do, are captured; the others train step by step.
     """
 
     WARM = 3  # steps before a capture: everything is compiled and allocated by then
@@ -202,6 +205,14 @@ class Step:
             fused=True,
             capturable=cuda,
         )
+        # Eager, too, where rows or the portable route ask the host, and DDP talks to other processes.
+        parts = experiment.loss, experiment.sampler, model
+        self.captures = (
+            triton_kernels.available(model.table)
+            and not self.rows
+            and distributed.processes() == 1
+            and all(part.capturable for part in parts)
+        )
         self.taken: dict[tuple[int, ...], int] = {}  # steps of each shape
         self.captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
 
@@ -231,11 +242,7 @@ class Step:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        if self.device.type != "cuda":
-            return self.compute(Batch(*(x.to(self.device) for x in batch)), rate)
-        # Eager where rows or the portable route ask the host, and DDP talks to other processes.
-        eager = self.rows or distributed.processes() > 1
-        if eager or not triton_kernels.available(self.model.table):
+        if not self.captures:
             return self.compute(Batch(*(x.to(self.device, non_blocking=True) for x in batch)), rate)
         shape = tuple(batch.items.shape)
         self.taken[shape] = self.taken.get(shape, 0) + 1

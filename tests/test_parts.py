@@ -4,18 +4,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gsas_lab import parts, runs, sweeps
+from gsas_lab import parts, runs, sweeps, training
 from gsas_lab.__main__ import main
 from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
-from gsas_lab.losses import GBCE, LOSSES, Loss
+from gsas_lab.losses import GBCE, LOSSES, LogQ, Loss
 from gsas_lab.models import MODELS
 from gsas_lab.samplers import SAMPLERS, PositiveExcluded
 from gsas_lab.settings import Settings
@@ -41,6 +42,47 @@ def test_a_part_of_ones_own_trains_ranks_recommends_and_loads(mine, change):
     for name, weight in run.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name])
     assert len(again.recommend([again.items.item_ids[3]], n=3)) == 3
+
+
+@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
+def test_a_part_of_ones_own_is_not_captured_unless_it_says_so(mine, change, monkeypatch):
+    """With a double of CUDA and Triton: everything happens on CPU but the capture itself."""
+
+    class Captured(Exception):
+        pass
+
+    def capture(step, batch):
+        raise Captured
+
+    monkeypatch.setattr(training, "triton_kernels", SimpleNamespace(available=lambda _: True))
+    monkeypatch.setattr(training.Step, "WARM", 0)
+    monkeypatch.setattr(training.Step, "_capture", capture)
+    with pytest.raises(Captured):
+        runs.train(mine)
+    own = replace(mine, **change)
+    assert runs.train(own).history["loss"].notna().all()
+    ((kind, name),) = change.items()
+    (registry,) = (each for each in parts.Registry.every if each.kind == kind)
+    monkeypatch.setattr(registry[name], "capturable", True)
+    with pytest.raises(Captured):
+        runs.train(replace(own, seed=2))
+
+
+def test_parts_of_the_library_may_be_captured_and_their_children_may_not():
+    for registry in parts.Registry.every:
+        assert all(part.capturable for part in registry.values())
+
+    @parts.register("my-gbce")
+    class Mine(GBCE):
+        pass
+
+    @parts.register("my-fast-gbce")
+    class Fast(GBCE):
+        capturable = True
+
+    assert not Mine.capturable and Fast.capturable and GBCE.capturable
+    for loss in (Mine(0.5), Fast(0.5)):
+        assert LogQ(loss, 0.1, 50).capturable == loss.capturable
 
 
 def test_a_fixed_point_is_found_from_the_formula_alone(mine):

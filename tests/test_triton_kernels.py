@@ -16,19 +16,25 @@ from importlib.metadata import version
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gsas_lab.kernels import triton_kernels
+from gsas_lab.kernels import fused, triton_kernels
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 INSTALLED = importlib.util.find_spec("triton") is not None
 N_ITEMS = 12
-RULES = {False: lambda p, n: reference.gbce(p, n, 0.3), True: reference.sampled_softmax}
+RULES = {
+    "gbce": lambda p, n: reference.gbce(p, n, 0.3),
+    "softmax": reference.sampled_softmax,
+    "bpr": lambda p, n: F.softplus(n - p[:, None]).mean(),
+}
 
 needs_triton = pytest.mark.skipif(
     not INSTALLED, reason="Triton, which comes with a CUDA build of torch, is not installed"
 )
-each_rule = pytest.mark.parametrize("softmax", RULES, ids=["gbce", "softmax"])
+each_rule = pytest.mark.parametrize("rule", RULES)
 
 
 def case(k, d, top=1.0, positions=7, n_items=N_ITEMS, seed=0):
@@ -44,14 +50,19 @@ def case(k, d, top=1.0, positions=7, n_items=N_ITEMS, seed=0):
     return [x.to(DEVICE) for x in (hidden * scale, table * scale, positives, negatives)]
 
 
-def literal(softmax, hidden, table, positives, negatives, bias=None):
+def sampled(rule, hidden, table, positives, negatives, bias):
+    tensors = hidden, table, positives, negatives, bias
+    return triton_kernels.sampled(rule == "softmax", 0.3, *tensors, rule == "bpr")
+
+
+def literal(rule, hidden, table, positives, negatives, bias=None):
     """What `sampled` must return, positions of padding left out, by autograd in float64."""
     bias = torch.zeros((), device=DEVICE) if bias is None else bias
     inputs = [x.double().detach().requires_grad_() for x in (hidden, table, bias)]
     real = positives != 0
     items = torch.cat([positives[:, None], negatives], 1)[real]
     every = reference.scores(inputs[0][real], inputs[1], items) + inputs[2]
-    loss = RULES[softmax](every[:, 0], every[:, 1:]) * real.sum()
+    loss = RULES[rule](every[:, 0], every[:, 1:]) * real.sum()
     return loss.detach(), *torch.autograd.grad(loss, inputs)
 
 
@@ -62,6 +73,21 @@ def assert_close(got, wanted):
         assert error <= 1e-5 * theirs.abs().max() + 1e-12
 
 
+class Watched(TorchDispatchMode):
+    """The largest tensor that an operator returns; an operator that asks the host is an error."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive")
+        found = operator(*args, **(kwargs or {}))
+        for each in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(each, torch.Tensor) and each.untyped_storage().nbytes():
+                self.largest = max(self.largest, each.untyped_storage().nbytes())
+        return found
+
+
 class TestKernels:
     __test__ = INSTALLED and (CUDA or os.environ.get("TRITON_INTERPRET") == "1")
 
@@ -69,14 +95,14 @@ class TestKernels:
     @pytest.mark.parametrize("k", [1, 16, 49])
     @pytest.mark.parametrize("d", [8, 24, 128])
     @pytest.mark.parametrize("top", [1.0, 120.0])
-    def test_the_loss_and_its_gradients_equal_the_literal_form(self, softmax, k, d, top):
+    def test_the_loss_and_its_gradients_equal_the_literal_form(self, rule, k, d, top):
         inputs = case(k, d, top)
         for bias in (None, torch.tensor(-1.5, device=DEVICE)):
-            got = triton_kernels.sampled(softmax, 0.3, *inputs, bias)
-            assert_close(got, literal(softmax, *inputs, bias))
+            got = sampled(rule, *inputs, bias)
+            assert_close(got, literal(rule, *inputs, bias))
 
     @each_rule
-    def test_the_gradient_lives_where_scores_are_beyond_300_and_wrong(self, softmax):
+    def test_the_gradient_lives_where_scores_are_beyond_300_and_wrong(self, rule):
         item = torch.arange(N_ITEMS + 1, device=DEVICE)
         size = 40.0 + item[:, None] / 9  # scores of 320 and more
         hidden, table = torch.ones(6, 8, device=DEVICE), size.repeat(1, 8)
@@ -84,58 +110,88 @@ class TestKernels:
         positives, negatives = item[2::2], item[1::2].repeat(6, 3)
         for sign in (1, -1):  # the negatives far above the positive, then far below
             inputs = (hidden, sign * table, positives, negatives)
-            got = triton_kernels.sampled(softmax, 0.3, *inputs, None)
-            assert_close(got, literal(softmax, *inputs))
+            got = sampled(rule, *inputs, None)
+            assert_close(got, literal(rule, *inputs))
             assert (got[1] != 0).all() == (sign == 1)
 
     @pytest.mark.parametrize("k", [1, 49])
     def test_the_losses_of_equal_scores_are_logarithms_of_small_numbers(self, k):
         hidden, *rest = case(k, 8)
-        for softmax, loss in (False, math.log(2) * (0.3 + k) / (k + 1)), (True, math.log(k + 1)):
-            got = triton_kernels.sampled(softmax, 0.3, 0 * hidden, *rest, None)
+        equal = {"gbce": math.log(2) * (0.3 + k) / (k + 1), "softmax": math.log(k + 1)}
+        for rule, loss in {**equal, "bpr": math.log(2)}.items():
+            got = sampled(rule, 0 * hidden, *rest, None)
             assert got[0].item() == pytest.approx(7 * loss, rel=1e-6)
 
     @each_rule
-    def test_a_k_beyond_a_block_and_a_single_column(self, softmax):
+    def test_a_k_beyond_a_block_and_a_single_column(self, rule):
         inputs = case(1100, 1, positions=2)
-        got = triton_kernels.sampled(softmax, 0.3, *inputs, None)
-        assert_close(got, literal(softmax, *inputs))
+        got = sampled(rule, *inputs, None)
+        assert_close(got, literal(rule, *inputs))
 
     @each_rule
-    def test_bfloat16_loses_nothing_but_the_rounding_of_its_inputs(self, softmax):
+    def test_bfloat16_loses_nothing_but_the_rounding_of_its_inputs(self, rule):
         hidden, table, *items = case(16, 24, 120.0)
         for narrow in ((hidden.bfloat16(), table), (hidden.bfloat16(), table.bfloat16())):
             bias = torch.tensor(-1.5, dtype=torch.bfloat16, device=DEVICE)
-            got = triton_kernels.sampled(softmax, 0.3, *narrow, *items, bias)
-            assert_close(got, literal(softmax, *narrow, *items, bias))
+            got = sampled(rule, *narrow, *items, bias)
+            assert_close(got, literal(rule, *narrow, *items, bias))
 
     @each_rule
-    def test_padding_counts_for_nothing_whatever_its_hidden_state_and_negatives(self, softmax):
+    def test_padding_counts_for_nothing_whatever_its_hidden_state_and_negatives(self, rule):
         hidden, table, positives, negatives = case(16, 24)
         bias = torch.tensor(-1.5, device=DEVICE)
         negatives[3, :2] = 0  # a drawn padding row is a row like any other
         positives[[1, 6]], hidden[[1, 6]], negatives[1] = 0, torch.nan, 0
         inputs = (hidden, table, positives, negatives, bias)
-        got = triton_kernels.sampled(softmax, 0.3, *inputs)
+        got = sampled(rule, *inputs)
         assert got[1][[1, 6]].abs().sum() == 0
-        assert_close(got, literal(softmax, *inputs))
-        nothing = triton_kernels.sampled(softmax, 0.3, hidden, table, 0 * positives, *inputs[3:])
+        assert_close(got, literal(rule, *inputs))
+        nothing = sampled(rule, hidden, table, 0 * positives, *inputs[3:])
         assert all((x == 0).all() for x in nothing)
 
     @each_rule
-    def test_a_table_with_more_rows_than_pairs_and_long_keys(self, softmax, monkeypatch):
+    def test_a_table_with_more_rows_than_pairs_and_long_keys(self, rule, monkeypatch):
         monkeypatch.setattr(triton_kernels, "_SHORT", 0)
         inputs = case(3, 8, n_items=60)
-        got = triton_kernels.sampled(softmax, 0.3, *inputs, None)
-        assert_close(got, literal(softmax, *inputs))
+        got = sampled(rule, *inputs, None)
+        assert_close(got, literal(rule, *inputs))
         drawn = torch.cat([inputs[2], inputs[3].flatten()])
         assert set(got[2].abs().sum(1).nonzero().flatten().tolist()) <= set(drawn.tolist())
 
     @each_rule
-    def test_a_second_call_returns_the_same_bits(self, softmax):
+    def test_a_second_call_returns_the_same_bits(self, rule):
         inputs = case(49, 24)
-        first, second = (triton_kernels.sampled(softmax, 0.3, *inputs, None) for _ in range(2))
+        first, second = (sampled(rule, *inputs, None) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    @each_rule
+    def test_a_loss_takes_the_kernels_and_neither_builds_p_k_d_nor_asks_the_host(
+        self, rule, monkeypatch
+    ):
+        monkeypatch.setattr(triton_kernels, "available", lambda _: True)
+        called, kernel = [], triton_kernels.sampled
+
+        def spied(*given):  # the interpreter's own copies are not the library's
+            called.append(given)
+            with torch.utils._python_dispatch._disable_current_modes():
+                return kernel(*given)
+
+        monkeypatch.setattr(triton_kernels, "sampled", spied)
+        hidden, table, positives, negatives = case(49, 24)
+        hidden.requires_grad_(), table.requires_grad_()
+        positives[2] = 0
+        loss = {
+            "gbce": lambda *given: fused.gbce(*given, 0.3),
+            "softmax": fused.sampled_softmax,
+            "bpr": fused.bpr,
+        }[rule]
+        with Watched() as watched:
+            value = loss(hidden, table, positives, negatives)  # and its gradients
+        gradients = torch.autograd.grad(value, (hidden, table))
+        assert len(called) == 1 and 0 < watched.largest < 4 * negatives.numel() * 24 / 2
+        real = (positives != 0).sum()
+        total, *slopes = literal(rule, hidden, table, positives, negatives)
+        assert_close((value.detach() * real, *(g * real for g in gradients)), (total, *slopes[:2]))
 
 
 @needs_triton
@@ -154,7 +210,7 @@ def test_the_kernels_in_the_interpreter():
 @needs_triton
 @pytest.mark.parametrize("kind, key", [("fp32", "i16"), ("bf16", "i32")])
 @each_rule
-def test_the_kernels_compile_for_hopper_without_a_gpu(softmax, kind, key, monkeypatch, tmp_path):
+def test_the_kernels_compile_for_hopper_without_a_gpu(rule, kind, key, monkeypatch, tmp_path):
     """The interpreter runs what the compiler refuses."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -166,7 +222,8 @@ def test_the_kernels_compile_for_hopper_without_a_gpu(softmax, kind, key, monkey
     }  # fmt: skip
     types = {name: f"*{kind}" for name, kind in pointers.items()}
     types |= {"beta": "fp32", "n_rows": "i32"}
-    constants = dict(SOFTMAX=softmax, K=256, D=120, BLOCK=32, BLOCK_D=128, BLOCK_K=1024)
+    constants = dict(SOFTMAX=rule == "softmax", PAIRWISE=rule == "bpr")
+    constants |= dict(K=256, D=120, BLOCK=32, BLOCK_D=128, BLOCK_K=1024)
     for kernel in (triton_kernels._each_position, triton_kernels._each_item):
         names = kernel.arg_names
         own = {(names.index(name),): constants[name] for name in names if name in constants}
@@ -178,22 +235,22 @@ def test_the_kernels_compile_for_hopper_without_a_gpu(softmax, kind, key, monkey
 @pytest.mark.skipif(not CUDA, reason="needs CUDA")
 @needs_triton
 @each_rule
-def test_a_cuda_graph_captures_the_call_and_replays_it_with_new_inputs(softmax):
+def test_a_cuda_graph_captures_the_call_and_replays_it_with_new_inputs(rule):
     bias = torch.tensor(-1.5, device=DEVICE)
     held = [*case(49, 24, positions=300, n_items=900), bias]
-    triton_kernels.sampled(softmax, 0.3, *held)  # compiles
+    sampled(rule, *held)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = triton_kernels.sampled(softmax, 0.3, *held)
+        captured = sampled(rule, *held)
     for seed in (1, 2):
         fresh = [*case(49, 24, positions=300, n_items=900, seed=seed), bias - seed]
         fresh[2][seed::7] = 0  # padding
         for old, new in zip(held, fresh, strict=True):
             old.copy_(new)
         graph.replay()
-        again = triton_kernels.sampled(softmax, 0.3, *fresh)
+        again = sampled(rule, *fresh)
         assert all(torch.equal(a, b) for a, b in zip(captured, again, strict=True))
-        assert_close(captured, literal(softmax, *fresh))
+        assert_close(captured, literal(rule, *fresh))
 
 
 def test_only_tensors_on_cuda_have_kernels_and_triton_is_no_requirement(monkeypatch):

@@ -1,4 +1,4 @@
-"""The same losses, straight from hidden states, without building (P, k, d), but for BPR on CUDA.
+"""The same losses, straight from hidden states, without building (P, k, d).
 
 What each function replaces, and equals:
 
@@ -23,6 +23,7 @@ They agree to 1e-5 of the largest gradient in float32; bf16 inputs are computed 
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,11 +98,10 @@ def bpr(
         slope = torch.sigmoid(lead) / lead.shape[1]
         return F.softplus(lead).mean(1), torch.cat([-slope.sum(1, keepdim=True), slope], dim=1)
 
-    if hidden.is_cuda:  # stock operators that ask the host cannot be captured; k is small
-        chosen = torch.cat([positives[:, None], negatives if sets is None else negatives[sets]], 1)
-        scores = (hidden[:, None] * table[chosen]).sum(-1)
-        share = _share(positives, scores.dtype)
-        return _unmoved(F.softplus(scores[:, 1:] - scores[:, :1]).mean(1) @ share, bias)
+    if choose(hidden, table) == "triton":  # no stock operator, which would ask the host
+        drawn = negatives if sets is None else negatives[sets]
+        engine = partial(_triton, False, 1.0, pairwise=True)
+        return _unmoved(_loss(engine, hidden, table, positives, None, drawn), bias)
     return _unmoved(_by_rule(rule, hidden, table, positives, negatives, None, sets), bias)
 
 
@@ -176,7 +176,7 @@ def expected_gbce(
         mine = push * alpha * torch.sigmoid(own) - beta * torch.sigmoid(-own)
         return loss / (k + 1), slope.scatter_(1, target, mine).div_(k + 1)
 
-    return _loss(_whole, rule, hidden, table, positives, bias)
+    return _loss(partial(_whole, rule), hidden, table, positives, bias)
 
 
 def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def softmax(hidden: Tensor, table: Tensor, positives: Tensor) -> Tensor:
         slope.scatter_add_(1, target, -torch.ones_like(target, dtype=slope.dtype))
         return loss, slope
 
-    return _loss(_whole, rule, hidden, table, positives, None)
+    return _loss(partial(_whole, rule), hidden, table, positives, None)
 
 
 def choose(hidden: Tensor, table: Tensor) -> str:
@@ -235,15 +235,25 @@ def _sampled(
     if route == "portable":
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias)
 
-    def compute(_: None, *tensors: Any) -> Result:
-        if route == "native":
-            return native.sampled(softmax, beta, *tensors)
-        share = 1 / (positives != PAD).sum().clamp(min=1)
-        loss, *gradients = triton_kernels.sampled(softmax, beta, *tensors)  # sums, not means
-        d_hidden, d_table, d_bias = (gradient.mul_(share) for gradient in gradients)
-        return loss * share, d_hidden, d_table, d_bias
+    engine = native.sampled if route == "native" else _triton
+    return _loss(partial(engine, softmax, beta), hidden, table, positives, bias, negatives)
 
-    return _loss(compute, None, hidden, table, positives, bias, negatives)
+
+def _triton(
+    softmax: bool,
+    beta: float,
+    hidden: Tensor,
+    table: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None,
+    pairwise: bool = False,
+) -> Result:
+    tensors = hidden, table, positives, negatives, bias
+    loss, *gradients = triton_kernels.sampled(softmax, beta, *tensors, pairwise)  # sums, not means
+    share = 1 / (positives != PAD).sum().clamp(min=1)
+    d_hidden, d_table, d_bias = (gradient.mul_(share) for gradient in gradients)
+    return loss * share, d_hidden, d_table, d_bias
 
 
 def _by_rule(
@@ -257,10 +267,10 @@ def _by_rule(
 ) -> Tensor:
     """A rule of the chosen scores, see `_chosen`, by stock operators."""
     if sets is None:
-        return _loss(_stock, rule, hidden, table, positives, bias, negatives)
+        return _loss(partial(_stock, rule), hidden, table, positives, bias, negatives)
     if hidden.is_cuda:
-        return _loss(_stock, rule, hidden, table, positives, bias, negatives[sets])
-    return _loss(_in_sets, rule, hidden, table, positives, bias, negatives, sets)
+        return _loss(partial(_stock, rule), hidden, table, positives, bias, negatives[sets])
+    return _loss(partial(_in_sets, rule), hidden, table, positives, bias, negatives, sets)
 
 
 def _chosen(softmax: bool, beta: float) -> Rule:
@@ -422,7 +432,6 @@ def _add_by_item(d_table: Tensor, chosen: Tensor, hidden: Tensor, slope: Tensor)
 
 def _loss(
     engine: Callable[..., Result],
-    rule: Any,
     hidden: Tensor,
     table: Tensor,
     positives: Tensor,
@@ -433,7 +442,7 @@ def _loss(
     dtype = torch.promote_types(torch.promote_types(hidden.dtype, table.dtype), torch.float32)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         loss, *gradients = engine(
-            rule, hidden.detach().to(dtype), table.detach().to(dtype), positives, *negatives, bias
+            hidden.detach().to(dtype), table.detach().to(dtype), positives, *negatives, bias
         )
     if bias is None:
         return _WithGradients.apply(loss, gradients[:2], hidden, table)

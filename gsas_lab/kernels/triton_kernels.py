@@ -4,6 +4,7 @@ What `sampled` computes, each position's scores being of the positive, then of t
 
     gBCE     (β·softplus(−s⁺) + Σ softplus(s⁻)) / (k + 1), Eq. (8)
     softmax  softplus(x), x = log Σ e^{s⁻} − s⁺, which is Eqs. (5, 6): log(1 + Σ e^{s⁻} / e^{s⁺})
+    BPR      Σ softplus(s⁻ − s⁺) / k
 
 The first kernel goes once through the rows that a position draws and leaves its loss, its hidden
 state's gradient and the slopes ∂loss/∂score. The second sums slope · hidden over the pairs of each
@@ -46,8 +47,10 @@ def sampled(
     positives: Tensor,
     negatives: Tensor,
     bias: Tensor | None,
+    pairwise: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """gBCE with `beta`, or the sampled softmax, which has no use for it, and all gradients.
+    """gBCE with `beta`, or the sampled softmax or BPR (`pairwise`), which have no use for it, and all
+    gradients.
 
     hidden (P, d) and table (n_items + 1, d), float32 or bfloat16; positives (P,) and negatives
     (P, k), int64; bias: a scalar added to every score, or None. A position whose positive is
@@ -70,7 +73,7 @@ def sampled(
     with torch.cuda.device_of(hidden):
         _each_position[(positions,)](
             hidden, table, items, bias, slopes, totals, d_hidden, beta, n_rows,
-            SOFTMAX=softmax, K=k, D=d, BLOCK=block, BLOCK_D=block_d, BLOCK_K=1024,
+            SOFTMAX=softmax, PAIRWISE=pairwise, K=k, D=d, BLOCK=block, BLOCK_D=block_d, BLOCK_K=1024,
         )  # fmt: skip
         keys, order = items.flatten().sort(stable=True)
         rows = torch.arange(n_rows + 1, dtype=kind, device=hidden.device)
@@ -112,6 +115,7 @@ def _each_position(
     beta: tl.tensor,
     n_rows: tl.tensor,
     SOFTMAX: tl.constexpr,
+    PAIRWISE: tl.constexpr,
     K: tl.constexpr,
     D: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -134,8 +138,11 @@ def _each_position(
     positive_row = tl.load(table + positive * D + columns, inside, other=0.0).to(tl.float32)
     positive_score = tl.sum(h * positive_row, 0)
     shift = 0.0
-    if bias is not None:
+    if PAIRWISE:  # a bias moves no difference
+        shift = -positive_score
+    elif bias is not None:
         shift = tl.load(bias).to(tl.float32)
+    width: tl.constexpr = K if PAIRWISE else K + 1
 
     # Sums stay apart for each line of the tile until the end: no thread waits for another.
     pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)  # Σ weight · row of the negatives
@@ -160,7 +167,7 @@ def _each_position(
             top = higher
         else:
             loss, slope = _softplus_sigmoid(score + shift)
-            slope = tl.where(drawn, slope / (K + 1), 0.0)
+            slope = tl.where(drawn, slope / width, 0.0)
             tl.store(slopes + 1 + j, slope, drawn)
             losses += tl.where(drawn, loss, 0.0)
             weights += slope
@@ -181,12 +188,18 @@ def _each_position(
         tl.store(slopes, -push)
         tl.store(totals, loss)
         tl.store(totals + tl.num_programs(0), 0.0)  # a common bias moves no softmax
-    else:
-        loss, push = _softplus_sigmoid(-positive_score - shift)
-        push *= beta / (K + 1)
+    elif PAIRWISE:
+        push = tl.sum(weights, 0)
         d_h = tl.sum(pull, 0) - push * positive_row
         tl.store(slopes, -push)
-        tl.store(totals, (beta * loss + tl.sum(losses, 0)) / (K + 1))
+        tl.store(totals, tl.sum(losses, 0) / width)
+        tl.store(totals + tl.num_programs(0), 0.0)
+    else:
+        loss, push = _softplus_sigmoid(-positive_score - shift)
+        push *= beta / width
+        d_h = tl.sum(pull, 0) - push * positive_row
+        tl.store(slopes, -push)
+        tl.store(totals, (beta * loss + tl.sum(losses, 0)) / width)
         tl.store(totals + tl.num_programs(0), tl.sum(weights, 0) - push)
     tl.store(d_hidden + position * D + columns, d_h, inside)
 
