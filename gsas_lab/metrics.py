@@ -3,13 +3,16 @@
 One target a user: recall is the hit rate and the ideal DCG is 1. Ranks are 1-based, (n_users,).
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
+from scipy import stats
 
 from gsas_lab.errors import InputError
 
@@ -207,21 +210,23 @@ def compare_seeds(a: ArrayLike, b: ArrayLike) -> pd.DataFrame:
 def _paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     if a.shape != b.shape or len(a) < 2:
         raise InputError(f"A paired test needs the same users, 2 or more, not {len(a)}, {len(b)}.")
-    difference, n = a - b, len(a)
-    return _t_test(difference.mean(), difference.var(ddof=1) / n, n - 1)
+    return _told((a - b).mean(), stats.ttest_rel, a, b)
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    own, other = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)  # squared errors of the means
-    spread = own**2 / (len(a) - 1) + other**2 / (len(b) - 1)
-    freedom = (own + other) ** 2 / spread if spread else 1.0  # any, where t is 0 or infinite
-    return _t_test(a.mean() - b.mean(), own + other, freedom)
+    return _told(a.mean() - b.mean(), partial(stats.ttest_ind, equal_var=False), a, b)
 
 
-def _t_test(mean: float, squared_error: float, freedom: float) -> tuple[float, float, float]:
+def _told(
+    mean: float, test: Callable[..., Any], a: np.ndarray, b: np.ndarray
+) -> tuple[float, float, float]:
     """(mean, t, two-sided p). Without any spread t is 0 or infinite, and p 1 or 0."""
-    t = mean / np.sqrt(squared_error) if squared_error else np.inf * np.sign(mean) if mean else 0.0
-    return float(mean), float(t), float(2 * stdtr(freedom, -abs(t)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are nearly the same
+        found = test(a, b)
+    if np.isnan(found.statistic):  # 0 / 0
+        return float(mean), 0.0, 1.0
+    return float(mean), float(found.statistic), float(found.pvalue)
 
 
 def _checked(ranks: ArrayLike, cutoff: int) -> np.ndarray:

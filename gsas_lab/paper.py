@@ -9,13 +9,8 @@ import pandas as pd
 
 from gsas_lab.errors import InputError
 
-VALIDATION_USERS = 512  # 6.1.1
-LENGTH = 200  # of a sequence, 6.1.3
-PATIENCE = 200  # epochs without a better validation NDCG@10, 6.1.3
-GSASREC = {"MovieLens-1M": (256, 0.75), "Steam": (128, 0.9), "Gowalla": (128, 0.9)}  # k, t; 6.2.5
-
 _METRICS = ["Recall@1", "Recall@10", "NDCG@10"]
-_TABLE_3 = (  # as printed: Recall@1, Recall@10, NDCG@10, minutes
+_TABLE_3 = (  # as printed: Recall@1, Recall@10, NDCG@10, minutes; *: significantly worse than the best
     ("MovieLens-1M", "Popularity", "0.005* 0.036* 0.017* 0.0"),
     ("MovieLens-1M", "MF-BPR", "0.010* 0.075* 0.037* 0.1"),
     ("MovieLens-1M", "BERT4Rec", "0.058* 0.294 0.161* 86"),
@@ -97,13 +92,8 @@ def table_3() -> pd.DataFrame:
     data set with .loc["MovieLens-1M"].
     """
     cells = [[float(cell.rstrip("*")) for cell in row.split()] for *_, row in _TABLE_3]
-    return pd.DataFrame(cells, _index_3(), [*_METRICS, "minutes"])
-
-
-def table_3_stars() -> pd.DataFrame:
-    """Table 3's stars: is it significantly (p < 0.05) worse than the best? False if infeasible."""
-    cells = [[cell.endswith("*") for cell in row.split()[:3]] for *_, row in _TABLE_3]
-    return pd.DataFrame(cells, _index_3(), _METRICS)
+    index = pd.MultiIndex.from_tuples([row[:2] for row in _TABLE_3], names=["data set", "system"])
+    return pd.DataFrame(cells, index, [*_METRICS, "minutes"])
 
 
 def table_4() -> pd.DataFrame:
@@ -150,7 +140,7 @@ def figure_2_points() -> pd.DataFrame:
     """Figure 2: mean predicted probability@K on MovieLens-1M, where 6.2.2 quotes it.
 
     SASRec has no number: "very close to 1 for all ranks less than 100". k of the first row is that
-    of the quoting sentence; see `disagreements`.
+    of the quoting sentence; see docs/paper.md.
     """
     rows = [("gSASRec", 128, 0.5, 1, 0.57), ("gSASRec", 256, 1.0, 1, 0.13)]
     return pd.DataFrame(rows, columns=["system", "k", "t", "cutoff", "predicted"])
@@ -161,7 +151,7 @@ def figure_3() -> pd.DataFrame:
 
     6.2.3 quotes two of the 25 cells. The change from one to the other, +25 %, is significant
     (Bonferroni). All else is NaN, k = 256 included: its numbers in 6.2.4 and Table 3 are not said
-    to be this figure's, and SASRec's differ (see `disagreements`).
+    to be this figure's, and SASRec's differ (docs/paper.md).
     """
     k, t = pd.Index([1, 4, 16, 64, 256], name="k"), pd.Index([0, 0.25, 0.5, 0.75, 1], name="t")
     table = pd.DataFrame(float("nan"), k, t)
@@ -188,93 +178,6 @@ def figure_4() -> pd.DataFrame:
         ("SASRec", "sampled softmax", 256, nan, 0.1660),
     ]
     return pd.DataFrame(rows, columns=["architecture", "loss", "k", "Recall@1", "NDCG@10"])
-
-
-def disagreements() -> pd.DataFrame:
-    """Where the paper contradicts itself, or its public code; what is done here: docs/decisions.md.
-
-    TF is the paper's TensorFlow repository, the port its authors' PyTorch one.
-    """
-    rows = [
-        (
-            "SASRec's NDCG@10 on MovieLens-1M",
-            "Tables 2 and 3: 0.131",
-            "6.2.3, k = 1 and t = 0: 0.126; port: 0.1259",
-        ),
-        ("gSASRec's NDCG@10 on MovieLens-1M", "Table 3: 0.176", "port: 0.1726"),
-        (
-            "gSASRec against BERT4Rec on Steam, NDCG@10",
-            "introduction: -1.46 %, not significant",
-            "6.2.5: -1.74 %, significant; Table 3: 0.0735 and 0.0746, which is -1.47 %, no star",
-        ),
-        (
-            "Figure 2, gSASRec with t = 0.5",
-            "6.2.2, first paragraph: 64 negatives",
-            "6.2.2, third paragraph: 128 negatives",
-        ),
-        (
-            "is a higher t better?",
-            "6.2.3: t has a positive effect",
-            "6.2.4, 256 negatives: NDCG@10 0.1703 with BCE (t = 0), 0.1674 with gBCE (t = 1)",
-        ),
-        (
-            "BERT4Rec with 4 negatives, gBCE against BCE",
-            "introduction: +7.2 % NDCG@10",
-            "6.2.4: NDCG@10 0.154 and 0.150, +2.7 %; Recall@1 0.059 and 0.055, +7.3 %",
-        ),
-        (
-            "BERT4Rec with 4 negatives, sampled softmax against gBCE, Recall@1",
-            "6.2.4: -20 %",
-            "6.2.4: 0.046 and 0.059, which is -22 %",
-        ),
-        (
-            "256 negatives, sampled softmax against gBCE, NDCG@10",
-            "6.2.4: -0.08 %",
-            "6.2.4: 0.1660 and 0.1674, which is -0.84 %",
-        ),
-        ("BERT4Rec's minutes on MovieLens-1M", "Table 3: 86", "6.2.5: 85"),
-        (
-            "trained interactions",
-            "paper and TF: all but the held-out ones",
-            "port: without anybody's second-last, and the validation users' third-last",
-        ),
-        (
-            "validation users",
-            "paper: 512 random ones; TF: unseeded",
-            "port: RandomState(42).choice(6040, 512, replace=False)",
-        ),
-        (
-            "negatives",
-            "paper, Theorem 5.1: uniform, the positive excluded",
-            "TF and port: uniform over the whole catalogue, positive and history included",
-        ),
-        (
-            "seen items in the ranking",
-            "paper: not said; port: excluded",
-            "TF: excluded on MovieLens-1M and Steam, kept on Gowalla",
-        ),
-        (
-            "long histories",
-            "paper: sequences of 200",
-            "TF and port: only the last 201 items train, a third of MovieLens-1M never does",
-        ),
-        (
-            "initialisation",
-            "TF: embeddings U(±0.05), LayerNorm's ε 1e-3, Adam's 1e-7",
-            "port: embeddings N(0, 1), LayerNorm's ε 1e-5, Adam's 1e-8",
-        ),
-        (
-            "epoch",
-            "TF: at most 256 batches; BERT4Rec 64 batches of 64",
-            "port: at most 100 batches, on MovieLens-1M 48",
-        ),
-        (
-            "significance",
-            "paper: p < 0.05, in Figure 3 Bonferroni; test not named",
-            "TF: unpaired t-test, Bonferroni over the metrics; port: none",
-        ),
-    ]
-    return pd.DataFrame(rows, columns=["what", "one place says", "another says"])
 
 
 def beside(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
@@ -305,7 +208,3 @@ def beside(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
 def _by_name(rows: dict, name: str, columns: list[str]) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.rename_axis(name)
-
-
-def _index_3() -> pd.MultiIndex:
-    return pd.MultiIndex.from_tuples([row[:2] for row in _TABLE_3], names=["data set", "system"])

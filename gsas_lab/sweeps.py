@@ -39,7 +39,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import files, recipes, runs
+from gsas_lab import files, parts, recipes, runs
 from gsas_lab.errors import Busy, InputError
 from gsas_lab.settings import OF_DATA, Settings
 from gsas_lab.training import HISTORY
@@ -639,7 +639,9 @@ def _on_cluster(
             **{name if name in _SHARED else f"slurm_{name}": given[name] for name in given},
         )
         settings = [job.settings for job in jobs]
-        tasks = executor.map_array(_train_alone, settings, [threads] * len(jobs))
+        given_parts = os.environ.get(parts.VARIABLE, "")  # a cluster may not hand it on
+        shared = [threads] * len(jobs), [given_parts] * len(jobs)
+        tasks = executor.map_array(_train_alone, settings, *shared)
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         reason = (str(error).splitlines() or ["it was refused"])[0]
         raise InputError(f"cluster = {cluster} cannot be had: {reason}") from None
@@ -665,11 +667,14 @@ def _on_cluster(
                 task.cancel()
 
 
-def _train_alone(settings: Settings, threads: int | None) -> tuple[str, str | None]:
+def _train_alone(
+    settings: Settings, threads: int | None, given_parts: str
+) -> tuple[str, str | None]:
     """What a job of a cluster does -> its run, and the sentence of what is wrong with the settings.
 
     The run's name holds the kind of device, and only the node knows what "auto" comes down to.
     """
+    os.environ[parts.VARIABLE] = given_parts
     if threads:
         torch.set_num_threads(threads)
     while True:

@@ -187,14 +187,6 @@ class World:
         prob *= share
         return prob
 
-    def probability_of(self, histories: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """P(i | history) of chosen items only: histories (B, T), items (B, m) -> (B, m).
-
-        For catalogues too large for `probability`.
-        """
-        weight = self.genre_probability(histories)
-        return np.take_along_axis(weight, self.genre[items], axis=1) * self.within_genre[items]
-
     # --- users -----------------------------------------------------------------------------------
 
     @property

@@ -1,5 +1,8 @@
 """A loss, a sampler or an encoder of one's own goes everywhere, or is refused in one sentence."""
 
+import json
+import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gsas_lab import parts, runs, sweeps, training
+from gsas_lab import diagnosis, parts, runs, sweeps, training
 from gsas_lab.__main__ import main
 from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
@@ -21,7 +24,8 @@ from gsas_lab.models import MODELS
 from gsas_lab.samplers import SAMPLERS, PositiveExcluded
 from gsas_lab.settings import Settings
 
-MINE = Path(__file__).parent / "my_parts.py"
+ROOT = Path(__file__).parent.parent
+MINE = ROOT / "tests" / "my_parts.py"
 
 
 @pytest.fixture
@@ -162,13 +166,69 @@ def tiny(tmp_path, monkeypatch):
     return str(path)
 
 
-def test_a_sweep_of_two_workers_knows_the_parts(tiny, tmp_path):
-    parts.load(MINE)
+@pytest.fixture
+def asked(tiny):
     own = Settings(dataset=tiny, validation_users=20, k=4, epochs=1, d=8, max_length=6)
-    asked = {name: replace(own, **change) for name, change in PARTS.items()}
+    parts.load(MINE)
+    return {name: replace(own, **change) for name, change in PARTS.items()}
+
+
+def test_the_parts_of_notebook_09_go_through_a_sweep_of_two_workers_and_diagnose(asked, tmp_path):
+    book = json.loads((ROOT / "notebooks" / "09_your_own_parts.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+    lines = "\n".join(cells).splitlines()
+    head = [line for line in lines if line.startswith(("from ", "import "))]
+    own = [cell.split("\n\n\n")[0] for cell in cells if cell.startswith("@register")]
+    assert len(own) == len(PARTS)
+    path = tmp_path / "of_notebook_09.py"
+    path.write_text("\n".join([*head, *own]), encoding="utf-8")
+    parts.load(path)  # in place of those of my_parts.py, which have the same names
     table = sweeps.run(asked, tmp_path / "sweep", at_once=2)
     assert set(table["state"]) == {"done"}, table["error"].tolist()
     assert set(table["name"]) == set(PARTS)
+    for settings in asked.values():
+        run = runs.train(settings)  # found, not trained again
+        told = diagnosis.diagnose_run(run)
+        assert told.verdict and 0 < told.expected < 20
+        assert ("analytic" in told.repairs.index) == (run.theorem is not None)
+
+
+def test_nodes_of_a_cluster_know_the_parts_where_it_hands_no_environment_on(
+    asked, tmp_path, monkeypatch
+):
+    """A double of Slurm with --export=NONE: each job in a process of its own, by submitit's words."""
+    submitit = pytest.importorskip("submitit")
+    code = "import pickle, sys; f, given = pickle.load(sys.stdin.buffer); "
+    code += "sys.stdout.buffer.write(pickle.dumps(f(*given)))"
+    bare = {name: value for name, value in os.environ.items() if name != parts.VARIABLE}
+
+    class Job:
+        paths = SimpleNamespace(stderr="nowhere")
+
+        def __init__(self, *work):
+            self.run = subprocess.run(
+                [sys.executable, "-c", code], input=pickle.dumps((work[0], work[1:])),
+                capture_output=True, env=bare, check=True,
+            )  # fmt: skip
+
+        def done(self):
+            return True
+
+        def result(self):
+            return pickle.loads(self.run.stdout)
+
+    class Slurm:
+        def __init__(self, folder, cluster):
+            assert cluster == "slurm"
+
+        def update_parameters(self, **_): ...
+
+        def map_array(self, function, *given):
+            return [Job(function, *each) for each in zip(*given, strict=True)]
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Slurm)
+    table = sweeps.run(asked, tmp_path / "sweep", cluster={"partition": "gpu"})
+    assert set(table["state"]) == {"done"}, table["error"].tolist()
 
 
 def test_the_command_line_takes_parts(tiny):

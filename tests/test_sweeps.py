@@ -476,8 +476,8 @@ def test_a_nodes_own_device_names_the_run(place, fresh, monkeypatch):
 
         def update_parameters(self, **_): ...
 
-        def map_array(self, _, settings, threads):
-            return [Node(*given) for given in zip(settings, threads, strict=True)]
+        def map_array(self, _, *given):
+            return [Node(*each) for each in zip(*given, strict=True)]
 
     monkeypatch.setattr(pytest.importorskip("submitit"), "AutoExecutor", Executor)
     monkeypatch.setenv("GSAS_LAB_RUNS", str(fresh / "runs"))

@@ -26,14 +26,6 @@ def test_probability_is_the_definition_for_any_history_and_padding_side():
     np.testing.assert_array_equal(TOY.probability(left), TOY.probability(right))
 
 
-def test_probability_of_chosen_items_is_the_same_number():
-    histories, items = TOY.sample(5, 6, seed=1), np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 30]])
-    whole = TOY.probability(histories)
-    np.testing.assert_allclose(
-        TOY.probability_of(histories, items), np.take_along_axis(whole, items, 1)
-    )
-
-
 def test_users_follow_the_stated_probability():
     items = TOY.sample(60_000, 3, seed=5)
     prob = TOY.probability(items[:, :2])
@@ -90,7 +82,9 @@ def test_millions_of_items_need_no_dense_matrix():
     large = World(n_users=50, length=5, n_items=2_000_000, n_genres=100)
     items = large.sample()
     assert items.min() >= 1 and items.max() <= 2_000_000
-    prob = large.probability_of(items[:, :4], items[:, 4:])
+    genre, last = large.genre_probability(items[:, :4]), items[:, 4]
+    np.testing.assert_allclose(genre.sum(1), 1)
+    prob = genre[np.arange(50), large.genre[last]] * large.within_genre[last]
     assert ((prob > 0) & (prob < 1)).all()
 
 
