@@ -2,6 +2,7 @@
 #             path starts here; WITH="min_user=3 seed=2" sets parameters
 # make lab    opens them in JupyterLab
 # make site   the same as pages for readers without a kernel, with every explorer: outputs/site
+# make slides   the marked cells of the site's notebooks as decks for the classroom: outputs/slides
 # make exercises   notebooks/exercises from notebooks/solutions
 # make bench  speed and memory beside the literal form: benchmarks/results.csv; make bench-gpu: the
 #             same and a whole training on CUDA, with the PYTHON that has torch: results-cuda.csv
@@ -24,7 +25,7 @@ endif
 
 N ?= 20000
 
-.PHONY: run lab site exercises bench bench-gpu evidence test fuzz check
+.PHONY: run lab site slides exercises bench bench-gpu evidence test fuzz check
 
 # As it was typed, $ and quotes included: the shell reads it from the environment.
 run site: export GSAS_LAB_DATASET = $(value DATASET)
@@ -43,6 +44,10 @@ lab: $(READY)
 
 site: $(READY)
 	@$(BIN)/python -m gsas_lab site --dataset="$$GSAS_LAB_DATASET"
+
+slides: $(READY)
+	@test -d outputs/site || $(MAKE) --no-print-directory site
+	@$(BIN)/python -m gsas_lab slides
 
 exercises: $(READY)
 	@$(BIN)/python -m gsas_lab exercises

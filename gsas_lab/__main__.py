@@ -233,6 +233,13 @@ def _exercises(_arguments: argparse.Namespace) -> None:
         print(path)
 
 
+def _slides(arguments: argparse.Namespace) -> None:
+    from gsas_lab.lessons import slides
+
+    for deck in slides.write_all(arguments.executed, arguments.output):
+        print(deck)
+
+
 def _assessment(arguments: argparse.Namespace) -> None:
     from gsas_lab.lessons import assessment
 
@@ -430,12 +437,19 @@ def _parser() -> argparse.ArgumentParser:
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
     exercises.set_defaults(command=_exercises)
 
+    slides = commands.add_parser("slides", help="reveal.js decks of what `site` executed")
+    slides.add_argument(
+        "--executed", type=_path, default=files.HOME / "outputs" / "site", help="executed notebooks"
+    )
+    slides.add_argument("--output", type=_path, default=files.HOME / "outputs" / "slides")
+    slides.set_defaults(command=_slides)
+
     assessment = commands.add_parser(
         "assessment", help="a table with one planted fault for each student, and the key"
     )
     assessment.add_argument("--students", type=int, default=30)
     assessment.add_argument("--seed", type=int, default=1, help="the same seed, the same tables")
-    assessment.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "assessment")
+    assessment.add_argument("--output", type=_path, default=files.HOME / "outputs" / "assessment")
     assessment.set_defaults(command=_assessment)
 
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")

@@ -114,7 +114,7 @@ def test_links_lead_to_what_is_published_and_formulas_can_be_shown(book):
     published = {f"{path.stem}.html" for path in [*NOTEBOOKS, *(ROOT / "docs").glob("*.md")]}
     published |= {f"{path.parent.name}_{path.name}" for path in EXERCISES}
     for cell in _cells(book, "markdown"):
-        page = BeautifulSoup(publish._markdown(cell.source), "html.parser")
+        page = BeautifulSoup(publish.markdown(cell.source), "html.parser")
         for link in page.find_all("a", href=True):
             file = link["href"].partition("#")[0]
             if file and not re.match(r"[a-z]+:", file):

@@ -178,8 +178,8 @@ def render(notebook: Path, page: Path, siblings: Sequence[Path] = ()) -> None:
     exporter = HTMLExporter(
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True
     )
-    exporter.register_filter("markdown2html", _markdown)
-    body, _ = exporter.from_notebook_node(_static(book))
+    exporter.register_filter("markdown2html", markdown)
+    body, _ = exporter.from_notebook_node(static(book))
     facts = f'<p class="facts">{_facts(book)}</p>'
     top, bottom = (_navigation(notebook, siblings, place) for place in ("top", "bottom"))
     write_page(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
@@ -189,13 +189,13 @@ def write_document(source: Path, page: Path) -> str:
     """A Markdown file -> one HTML page; its first heading is returned."""
     text = source.read_text(encoding="utf-8")
     heading = re.findall(r"^# +(.+)$", text, re.MULTILINE)[0].strip()
-    write_page(page, heading, f'{_CONTENTS}<main class="text_cell">{_markdown(text)}</main>')
+    write_page(page, heading, f'{_CONTENTS}<main class="text_cell">{markdown(text)}</main>')
     return heading
 
 
 def write_gallery(figures: Mapping[str, Figure], page: Path, heading: str, story: str) -> str:
     """Plotly figures below each other on one page, by heading; the page's heading is returned."""
-    parts = [f"<h1>{html.escape(heading)}</h1>{_markdown(story)}"]
+    parts = [f"<h1>{html.escape(heading)}</h1>{markdown(story)}"]
     for place, (name, figure) in enumerate(figures.items()):
         parts.append(f"<h2>{html.escape(name)}</h2>{_plot(figure.to_dict(), f'plot-{place}')}")
     write_page(page, heading, f"{_CONTENTS}<main>{''.join(parts)}</main>")
@@ -218,7 +218,7 @@ def write_index(
         book = _read(notebook)
         entries.append(
             f'<li><h2><a href="{notebook.stem}.html">{html.escape(title(book))}</a></h2>'
-            f"{_markdown(claim(book))}"
+            f"{markdown(claim(book))}"
             f'<p class="facts">{_facts(book)} · <a href="{notebook.name}">notebook</a></p></li>'
         )
     links = " · ".join(
@@ -292,14 +292,15 @@ def _mathml(formula: str, display: str) -> str:
         return f"<code>{html.escape(formula)}</code>"
 
 
-def _markdown(source: str) -> str:
+def markdown(source: str) -> str:
+    """Jupyter's Markdown -> HTML, formulas as MathML."""
     return str(MarkdownWithMath(renderer=_Renderer(escape=False)).render(source))
 
 
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def _static(book: NotebookNode) -> NotebookNode:
+def static(book: NotebookNode) -> NotebookNode:
     """A copy whose outputs need neither kernel nor network."""
     book = copy.deepcopy(book)
     heading = title(book)

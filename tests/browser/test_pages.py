@@ -82,3 +82,24 @@ def test_a_phone_scrolls_in_one_direction_only(page, published):
         page.goto((published / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     _screenshot(page, "phone")
+
+
+def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
+    import nbformat
+
+    from gsas_lab.lessons import slides
+
+    book = nbformat.read(published / "01_plots.ipynb", as_version=4)
+    kinds = ["slide", "skip", "skip", "slide", "subslide"]  # the third is papermill's cell
+    for cell, kind in zip(book.cells, kinds, strict=False):
+        cell.metadata["slideshow"] = {"slide_type": kind}
+    nbformat.write(book, tmp_path / "book.ipynb")
+    page.goto(slides.write(tmp_path / "book.ipynb", tmp_path / "deck.html").as_uri())
+    page.wait_for_selector(".reveal.ready")
+    here = page.locator("section.present section.present")
+    assert "Second: plots" in here.inner_text()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    here.locator(".main-svg").first.wait_for(state="visible")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    _screenshot(page, "slides")
