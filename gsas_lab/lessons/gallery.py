@@ -8,6 +8,7 @@ from gsas_lab import paper, recipes, results, runs
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.lessons import explorers
 from gsas_lab.lessons import theory_explorers as drag
+from gsas_lab.lessons.tug_of_war import tug_explorer
 
 STORY = (
     "Everything that can be dragged, by slider and without a kernel. Live, in notebooks 00, 01, 02, "
@@ -16,7 +17,7 @@ STORY = (
 
 
 def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
-    """By heading: the theory's five, those of notebooks 00, 01 and 04, and Figure 3 where
+    """By heading: the theory's six, those of notebooks 00, 01 and 04, and Figure 3 where
     outputs/reference holds it.
 
     The systems are trained now if they were not before; `given`: see `recipes.systems`.
@@ -31,6 +32,7 @@ def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
     }
     every = {
         "One score, one loss": drag.sigmoid_explorer(),
+        "Ten items, pulled and pushed": tug_explorer(),
         "Theorem 5.1": drag.prior_explorer(),
         "A whole catalogue": drag.catalogue_explorer(),
         "Which k, which t?": drag.map_explorer(),
