@@ -273,6 +273,23 @@ def quality_and_time(table: pd.DataFrame, ax: Axes | None = None, what: str = "N
     return _legend(ax)
 
 
+def ladder(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A bar for each choice of protocol (`ladder.measure`), the first of them the line to compare
+    with; pale bars are of other trainings.
+    """
+    ax = _dress(ax, "NDCG@10 (95 % interval over users)", "")
+    for place, (_, row) in enumerate(table.iterrows()):
+        again = row["of"] == "training"
+        ax.barh(place, row["NDCG@10"], height=0.6, color=BLUE, alpha=0.45 if again else 1.0)
+        ax.plot([row["low"], row["high"]], [place, place], color="#000000", lw=1.5)
+        _note(ax, f"{row['NDCG@10']:.4f}", row["high"], place, (6, -4))
+    ax.axvline(table["NDCG@10"].iloc[0], color=GREY, ls="--", lw=1.2)
+    ax.set_yticks(range(len(table)), list(table.index))
+    ax.set_xlim(0, table["high"].max() * 1.12)
+    ax.invert_yaxis()
+    return ax
+
+
 def sum_of_probabilities(sums: Arrays, ax: Axes | None = None) -> Axes:
     """How Σp over the catalogue spreads over users, (U,) for each system; one row a system.
 
