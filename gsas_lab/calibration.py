@@ -68,7 +68,7 @@ def reliability_curve(
     weight (n,), above 0: each pair counts so often, in the means and in a bin's mass, which is
     `count` then; the interval is that of (Σ weight)² / Σ weight² pairs (Kish's effective number).
     """
-    prob, hit = _pairs(prob, hit)
+    prob, hit = check_pairs(prob, hit)
     if bins < 1:
         raise InputError(f"bins must be 1 or more, not {bins}.")
     if weight is None:
@@ -91,14 +91,20 @@ def reliability_curve(
         pairs = (count / mass.max()) ** 2 / np.add.reduceat((mass / mass.max()) ** 2, starts)
         predicted = np.add.reduceat(mass * ordered, starts) / count
         observed = np.minimum(np.add.reduceat(mass * hits, starts) / count, 1.0)  # rounding
-    # Wilson: both roots p of (observed - p)² = z² p (1 - p) / pairs.
-    spread = _Z**2 / pairs
-    high = observed + spread / 2 + np.sqrt(spread * (observed * (1 - observed) + spread / 4))
-    high /= 1 + spread
-    low = observed**2 / (1 + spread) / high  # from the roots' product: exactly 0 without a hit
+    low, high = wilson(observed, pairs)
     return pd.DataFrame(
         {"predicted": predicted, "observed": observed, "count": count, "low": low, "high": high}
     )
+
+
+def wilson(observed: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's 95 % interval of shares observed in so many pairs: both roots p of
+    (observed − p)² = z² p (1 − p) / pairs.
+    """
+    spread = _Z**2 / pairs
+    high = observed + spread / 2 + np.sqrt(spread * (observed * (1 - observed) + spread / 4))
+    high = high / (1 + spread)
+    return observed**2 / (1 + spread) / high, high  # the roots' product: exactly 0 without a hit
 
 
 def expected_calibration_error(
@@ -120,7 +126,7 @@ def error_of(curve: pd.DataFrame) -> float:
 
 def brier(prob: ArrayLike, hit: ArrayLike) -> float:
     """Mean of (prob − hit)² over the pairs. All pairs or top K."""
-    prob, hit = _pairs(prob, hit)
+    prob, hit = check_pairs(prob, hit)
     error = np.subtract(prob, hit, dtype=float)
     return float(error @ error / len(error))
 
@@ -131,7 +137,7 @@ def log_loss(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) -
     With `scores`, where prob = σ(scores), it is log(1 + e^−s) and log(1 + e^s) and exact for any
     score. From `prob` alone nothing is clamped: a 1.0 that is no hit costs infinity.
     """
-    prob, hit = _pairs(prob, hit)
+    prob, hit = check_pairs(prob, hit)
     if scores is None:
         with np.errstate(divide="ignore"):
             log_likelihood = np.where(hit, prob, np.subtract(1, prob, dtype=float))
@@ -173,7 +179,7 @@ def distance_to_truth(prob: ArrayLike, prior: ArrayLike) -> dict[str, float]:
 
 def summary(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) -> dict[str, float]:
     """One table row: ece (20 bins), brier, log_loss, mean_predicted, mean_observed."""
-    flat, hits = _pairs(prob, hit)
+    flat, hits = check_pairs(prob, hit)
     return {
         "ece": expected_calibration_error(flat, hits),
         "brier": brier(flat, hits),
@@ -190,7 +196,7 @@ def check_weight(weight: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     return mass
 
 
-def _pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     prob, hit = np.asarray(prob), np.asarray(hit)
     if prob.shape != hit.shape or not prob.size:
         raise InputError(f"prob and hit must have one shape, not {prob.shape} and {hit.shape}.")

@@ -69,3 +69,50 @@ def world_probability(world, history) -> np.ndarray:
             mass_now = mass
         prob[item] = mass_now * world.popularity[item] / mass
     return prob
+
+
+def pooled(values, weights) -> list[float]:
+    """Isotonic regression by pooling adjacent violators, block by block."""
+    blocks = []  # [mean, weight, how many]
+    for value, weight in zip(values, weights, strict=True):
+        blocks.append([value, weight, 1])
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, v, m), (b, w, n) = blocks[-2:]
+            blocks[-2:] = [[(a * v + b * w) / (v + w), v + w, m + n]]
+    return [mean for mean, _, n in blocks for _ in range(n)]
+
+
+def corp(prob, hit, score) -> dict[str, float]:
+    """Dimitriadis, Gneiting and Jordan (2021), Eq. (4): a score's three parts, pair by pair."""
+    said = sorted(set(prob.tolist()))
+    done = [hit[prob == value].mean() for value in said]
+    count = [(prob == value).sum() for value in said]
+    fit = dict(zip(said, pooled(done, count), strict=True))
+    own = np.mean([score(p, h) for p, h in zip(prob, hit, strict=True)])
+    best = np.mean([score(fit[p], h) for p, h in zip(prob.tolist(), hit, strict=True)])
+    mean = np.mean([score(hit.mean(), h) for h in hit])
+    return {
+        "score": own,
+        "miscalibration": own - best,
+        "discrimination": mean - best,
+        "uncertainty": mean,
+    }
+
+
+def smooth_ece(prob, hit, width: float, on_logits: bool = False, points: int = 4000) -> float:
+    """∫ |mean of (hit − p̂) K(t − p̂)| dt of Błasiok and Nakkiran (2023): every pair at every t."""
+    if on_logits:
+        at = np.log(prob) - np.log1p(-prob)
+        step = (at.max() - at.min() + 12 * width) / points
+        t = at.min() - 6 * width + step * (np.arange(points) + 0.5)
+        images = [at]
+    else:
+        step = 1 / points
+        t, images = step * (np.arange(points) + 0.5), [prob, -prob, 2 - prob]
+    total = np.zeros(points)
+    for start in range(0, len(prob), 500):
+        part = slice(start, start + 500)
+        for image in images:
+            kernel = np.exp(-(((t[:, None] - image[part]) / width) ** 2) / 2)
+            total += kernel @ (hit[part] - prob[part]) / (width * np.sqrt(2 * np.pi))
+    return float(np.abs(total).sum() * step / len(prob))

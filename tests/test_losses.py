@@ -242,7 +242,8 @@ def compilations(monkeypatch, tmp_path):
     compiler.write_text(
         '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n'
         f'echo "$2" >> {calls}\n'
-        'echo "int sampled(void) { return 0; }" | exec cc -shared -fPIC -x c - -o "$2"\n'
+        'code="int sampled(void) { return 0; } int update(void) { return 0; }"\n'
+        'echo "$code" | exec cc -shared -fPIC -x c - -o "$2"\n'
     )
     compiler.chmod(0o755)
     calls.touch()

@@ -435,7 +435,7 @@ def test_a_sweep_goes_to_a_home(place, whole, fresh, monkeypatch):
 
 def test_a_cluster_trains_the_same_runs_into_the_same_table(place, whole, fresh):
     first = grid(place)[NAMES[0]]
-    named = {NAMES[0]: first, "too wide": replace(first, d=1 << 42)}
+    named = {NAMES[0]: first, "too wide": replace(first, max_length=1 << 42)}
     named = dict(list(named.items())[: sweeps._cores()])
     seen = []
     table = sweeps.run(named, fresh / "sweep", cluster={"cluster": "local"}, show=seen.append)
