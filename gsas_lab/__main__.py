@@ -30,6 +30,7 @@ from gsas_lab import (
     diagnosis,
     distributed,
     evidence,
+    faults,
     files,
     interactions,
     parts,
@@ -271,6 +272,10 @@ def _report(arguments: argparse.Namespace) -> None:
     print(results.write_report(arguments.folder))
 
 
+def _faults(arguments: argparse.Namespace) -> None:
+    print(faults.write_detection(arguments.output))
+
+
 def _evidence(arguments: argparse.Namespace) -> None:
     print(evidence.write_evidence(arguments.dataset, arguments.output))
 
@@ -456,6 +461,14 @@ def _parser() -> argparse.ArgumentParser:
     evidence.add_argument("--dataset", default="known-truth")
     evidence.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "reference")
     evidence.set_defaults(command=_evidence)
+
+    planted = commands.add_parser(
+        "faults", help="which measure of calibration sees which planted fault, at three sizes"
+    )
+    planted.add_argument(
+        "--output", type=_path, default=files.ROOT / "outputs" / "reference" / "calibration"
+    )
+    planted.set_defaults(command=_faults)
 
     queue = commands.add_parser("queue", help="train what outputs/reference/queue.toml asks for")
     queue.add_argument(

@@ -56,9 +56,13 @@ def precision_vs_predicted(
 
 
 def reliability_curve(
-    prob: ArrayLike, hit: ArrayLike, bins: int = 20, weight: ArrayLike | None = None
+    prob: ArrayLike,
+    hit: ArrayLike,
+    bins: int = 20,
+    weight: ArrayLike | None = None,
+    equal_hits: bool = False,
 ) -> pd.DataFrame:
-    """Mean predicted probability against the share of hits, in bins of equal mass.
+    """Mean predicted probability against the share of hits, in bins of equal mass, or equal hits.
 
     Bins hold equally many pairs, except that equal probabilities never part: a bin that would begin
     among equals begins with the first of them. Thousands of exact 1.0 are one point, and there may
@@ -67,13 +71,21 @@ def reliability_curve(
 
     weight (n,), above 0: each pair counts so often, in the means and in a bin's mass, which is
     `count` then; the interval is that of (Σ weight)² / Σ weight² pairs (Kish's effective number).
+
+    equal_hits: bins hold equally many hits instead, so that what few pairs say loudly has bins of its
+    own; each but the first begins at a hit, which favours `observed` by about 1 in its hits.
     """
     prob, hit = check_pairs(prob, hit)
     if bins < 1:
         raise InputError(f"bins must be 1 or more, not {bins}.")
+    if equal_hits and (weight is not None or not hit.any()):
+        raise InputError("Bins of equal hits need a hit, and pairs without weights.")
     if weight is None:
         ordered = np.sort(prob)
         first = ordered[np.arange(bins) * len(ordered) // bins]
+        if equal_hits:
+            of_hits = np.sort(prob[hit])
+            first = np.append(ordered[0], of_hits[np.arange(1, bins) * len(of_hits) // bins])
         starts = np.unique(np.searchsorted(ordered, first))
         count = pairs = np.diff(starts, append=len(ordered))
         predicted = np.add.reduceat(ordered, starts, dtype=float) / count

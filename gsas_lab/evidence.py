@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from gsas_lab import calibration, files, recipes, repairs, runs
+from gsas_lab import calibration, files, instrument, recipes, repairs, runs
 from gsas_lab.errors import InputError
 from gsas_lab.settings import DATA, Settings
 from gsas_lab.splits import Holdout
@@ -24,6 +25,27 @@ def some(holdout: Holdout, n_items: int, users: int = 2000) -> Holdout:
     pairs of user and item), at least one.
     """
     return holdout.first(max(1, min(users, _PAIRS // n_items)))
+
+
+def groupings(data: runs.Data, holdout: Holdout, longest: int = 200) -> dict[str, ArrayLike]:
+    """Labels for `instrument.by_group` over (users of a holdout, n_items): how popular an item is in
+    training, how many interactions the user has, how many of these a model reads that sees the last
+    `longest`, and the item's genre, the first of several. What is the same for all is left out.
+    """
+    counts = np.bincount(data.split.train.items, minlength=data.split.n_items + 1)[1:]
+    read = np.minimum(holdout.histories.lengths, longest)
+    users = {"activity": data.interactions.lengths[holdout.users], "history read": read}
+    found: dict[str, Any] = {"popularity": instrument.quantile_groups(counts)}
+    found |= {
+        name: np.asarray(instrument.quantile_groups(numbers))[:, None]
+        for name, numbers in users.items()
+    }
+    world, genres = data.interactions.world, data.interactions.genres
+    if world is not None:
+        found["genre"] = world.item_genre_names[1:]
+    elif genres is not None:
+        found["genre"] = np.array([str(genre).split("|")[0] for genre in genres[1:]])
+    return {name: labels for name, labels in found.items() if len(np.unique(labels)) > 1}
 
 
 def shown_row(data: runs.Data, user: int | str | None) -> int:

@@ -145,6 +145,66 @@ def reliability(curves: Tables, ax: Axes | None = None, log: bool = True) -> Axe
     return _legend(_diagonal(ax, points.to_numpy()))
 
 
+def corp(curves: Tables, ax: Axes | None = None, log: bool = True) -> Axes:
+    """Isotonic reliability curves, and around the diagonal the band of what is calibrated.
+
+    Tables of `instrument.corp_curve`. A curve outside its band, in its colour, is not calibrated there.
+    """
+    ax = _dress(ax, "predicted probability", "observed share of hits (isotonic)", "xy" * log)
+    for name, style in styles(curves).items():
+        curve = curves[name]
+        x, band = curve["predicted"], (curve["low"], curve["high"])
+        ax.fill_between(x, *band, color=style.colour, alpha=0.13, lw=0, step="mid")
+        ax.plot(x, curve["observed"], style.line, color=style.colour, lw=2, label=name)
+    points = pd.concat(list(curves.values()))[["predicted", "observed"]]
+    return _legend(_diagonal(ax, points.to_numpy()))
+
+
+def by_rank(curves: Tables, ax: Axes | None = None) -> Axes:
+    """What is promised at each rank (line) and how often it comes (points, 95 % interval).
+
+    Tables of `instrument.by_rank`.
+    """
+    ax = _dress(ax, "rank of the item", "probability (line), share of hits (points)")
+    for name, style in styles(curves).items():
+        curve = curves[name]
+        ax.plot(curve["rank"], curve["predicted"], style.line, color=style.colour, lw=2, label=name)
+        y = curve["observed"]
+        spread = [(y - curve["low"]).clip(0), (curve["high"] - y).clip(0)]
+        bars = ax.errorbar(curve["rank"], y, spread, ls="none", color=style.colour, capsize=2)
+        bars[0].set(marker=style.marker, markerfacecolor="none")
+    ax.set_ylim(bottom=0)
+    return _legend(ax)
+
+
+def by_group(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Promised / observed of each group with its 95 % interval, on a log axis; 1 is calibrated.
+
+    A table of `instrument.by_group`; filled: significant after Holm's correction. Stars: the truth,
+    where it is known. A group without hits has its lower end alone.
+    """
+    if ax is None:
+        size = (7.6, 1.6 + 0.32 * len(table))
+        ax = plt.subplots(figsize=size, dpi=120, layout="constrained")[1]
+    _dress(ax, "promised / observed (log scale)", "", "x")
+    y = -np.arange(len(table))
+    far = 1.5 * table["high"][table["high"] < np.inf].max()  # where an endless interval ends
+    for place, row in zip(y, table.to_dict("records"), strict=True):
+        colour = {"overconfident": "#D55E00", "underconfident": BLUE}.get(row["verdict"], GREY)
+        ax.plot([row["low"], min(row["high"], far)], [place, place], color=colour, lw=2)
+        if row["ratio"] < np.inf:
+            fill = colour if row["verdict"] else "white"
+            ax.plot(row["ratio"], place, "o", color=colour, mfc=fill, ms=8)
+    if "true_ratio" in table:
+        ax.plot(table["true_ratio"], y, "*", color="black", ms=7, label="truth", ls="none")
+    ax.axvline(1, color=GREY, ls=":", lw=2, label="calibrated")
+    ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    ax.set_yticks(y, [f"{g}: {n}" for g, n in zip(table["grouping"], table["group"], strict=True)])
+    ax.grid(False, axis="y")
+    return _legend(ax)
+
+
 def truth_against_learned(
     prior: ArrayLike,
     learned: ArrayLike,

@@ -252,3 +252,22 @@ def test_an_item_that_never_comes_has_no_decade_and_breaks_nothing():
     assert found["max_binned"] < 1e-12 and found["r2"] == 1
     nothing = np.zeros((500, 2))
     assert np.isnan(calibration.deviation_from_theory(nothing, nothing, point)["max_binned"])
+
+
+def test_bins_of_equal_hits_show_the_top_that_equal_mass_pools():
+    rng = np.random.default_rng(12)
+    prob = rng.beta(0.05, 5, 200_000)
+    hit = rng.random(200_000) < prob
+    mass = calibration.reliability_curve(prob, hit)
+    curve = calibration.reliability_curve(prob, hit, equal_hits=True)
+    hits = curve["observed"] * curve["count"]
+    assert np.ptp(hits) <= 1.5 and curve["count"].sum() == len(prob) and len(curve) == 20
+    assert curve["predicted"].iloc[-1] > 3 * mass["predicted"].iloc[-1]
+    inside = (curve["low"] <= curve["predicted"]) & (curve["predicted"] <= curve["high"])
+    assert inside.mean() >= 0.85
+    for bad in (
+        {"hit": np.zeros(5, bool)},
+        {"hit": np.array([True] + [False] * 4), "weight": np.ones(5)},
+    ):
+        with pytest.raises(InputError, match="Bins of equal hits need a hit"):
+            calibration.reliability_curve(prob[:5], equal_hits=True, **bad)

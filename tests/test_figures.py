@@ -243,3 +243,39 @@ def test_panels_of_one_figure_have_colours_of_their_own_and_say_which_curve_is_m
     ]
     colours = {tuple(ax.collections[0].get_facecolor()[0][:3]) for ax in axes}
     assert len(colours) == 2 and "mine" in legend(axes[0])
+
+
+def test_groups_are_drawn_with_their_intervals_and_the_wrong_ones_filled():
+    table = pd.DataFrame(
+        {
+            "grouping": ["all", "genre", "genre"],
+            "group": ["all pairs", "Noir", "Opera"],
+            "ratio": [1.0, 2.0, np.inf],
+            "low": [0.9, 1.5, 3.0],
+            "high": [1.1, 2.5, np.inf],
+            "true_ratio": [1.0, 1.9, 5.0],
+            "verdict": ["", "overconfident", ""],
+        }
+    )
+    ax = figures.by_group(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "all: all pairs", "genre: Noir", "genre: Opera"
+    ]  # fmt: skip
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == [1.0, 2.0]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [True, False]
+    bars = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [0.9, 1.1] in bars and [1.5, 2.5] in bars and [3.0, 3.75] in bars
+
+
+def test_rank_and_corp_curves_are_drawn_as_they_are():
+    ranks = pd.DataFrame({"rank": [1, 2], "predicted": [0.3, 0.2], "observed": [0.2, 0.1]})
+    ranks = ranks.assign(low=[0.1, 0.05], high=[0.3, 0.2])
+    ax = figures.by_rank({"SASRec": ranks})
+    np.testing.assert_array_equal(drawn(ax, "SASRec"), ranks[["rank", "predicted"]])
+    curve = pd.DataFrame(
+        {"predicted": [0.1, 0.5], "observed": [0.2, 0.4], "low": 0.05, "high": 0.6}
+    )
+    ax = figures.corp({"SASRec": curve}, log=False)
+    np.testing.assert_array_equal(drawn(ax, "SASRec"), curve[["predicted", "observed"]])
+    assert len(ax.collections) == 1
