@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import gsas_lab  # noqa: F401  isort: skip (before torch: how its threads wait)
@@ -34,11 +36,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import reference  # noqa: E402  (the tests' literal form is the baseline)
 
-from gsas_lab import batches, experiment, recipes, runs, training  # noqa: E402
+from gsas_lab import batches, experiment, interactions, recipes, runs, splits, training  # noqa: E402
 from gsas_lab.encoders import SASRec  # noqa: E402
 from gsas_lab.kernels import fused, native  # noqa: E402
 from gsas_lab.losses import GBCE  # noqa: E402
-from gsas_lab.samplers import PositiveExcluded, WholeCatalogue  # noqa: E402
+from gsas_lab.samplers import SAMPLERS, PositiveExcluded, WholeCatalogue  # noqa: E402
+from gsas_lab.settings import Settings  # noqa: E402
 
 BETA = 0.3
 ITEMS = {"ML-1M": 3_416, "Beauty": 54_542, "Gowalla": 1_271_638}
@@ -169,6 +172,74 @@ def steps(device: str, k: int, d: int = 128) -> Case:
     return Case(contestants, int(lengths.sum()), 3 * float(linear + attention + scores))
 
 
+def table(device: str, n_items: int, k: int, sampler: str = "shared-batch", d: int = 128) -> Case:
+    """A step over the same 128 windows of 200, whatever the catalogue's size: whose optimiser?
+
+    The windows are known-truth-million's; a smaller catalogue counts its items anew. "SparseAdam" is
+    the stock form: sparse lookups, a product with the negatives' rows, torch's optimiser.
+    """
+    world = interactions.load("known-truth-million")
+    items = (world.items.astype(np.int64) % n_items + 1).astype(np.int32)
+    train = splits.Histories(items, world.offsets)
+    settings = Settings(
+        dataset="known-truth-million", block="modern", tied=True, d=d, dropout=0.2, loss="gbce",
+        t=0.9, k=k, sampler=sampler, lr=1e-3,
+    )  # fmt: skip
+    drawn = SAMPLERS[sampler].of(k, n_items, train, 201, 1.0)
+    data = SimpleNamespace(split=SimpleNamespace(n_items=n_items, train=train))
+    loss, rng = GBCE.of(0.9, drawn), np.random.default_rng(0)
+    made = experiment.Experiment(settings, data, batches.Windows(), drawn, loss)  # type: ignore[arg-type]
+    plan = made.task.plan(train, 200, 128, "last", rng)
+    found = list(made.task.batches(train, plan[:8], 200, rng, 1))
+
+    def of(kind: str) -> Contestant:
+        given = replace(made, settings=replace(settings, table_optimizer=kind))
+        model = given.model().train()
+        step = training.Step(given, model)
+        step.seed(0, 0)
+        if step.rows:  # as after many steps: no page is new
+            for state in step.rows.state:
+                for values in state.values():
+                    values.fill_(0)
+        turn = cycle(found)
+        return lambda: (step(next(turn), 1e-3),)
+
+    def stock() -> Contestant:
+        model = made.model().train()
+        model.item_embedding.sparse = True
+        rows, others = model.item_embedding.weight, [*model.parameters()][1:]
+        optimizers = torch.optim.SparseAdam([rows], lr=1e-3), torch.optim.AdamW(others, fused=True)
+        generator, turn = torch.Generator().manual_seed(0), cycle(found)
+
+        def step() -> tuple:
+            batch = next(turn)
+            hidden = model(batch.items, batch.positions, batch.segments).flatten(0, 1)
+            flat = batches.Batch(*(x.flatten() for x in batch))
+            negatives, sets = drawn.draw(batches.Asked(flat, slice(None)), generator)
+            real = flat.positives > 0
+            look = partial(torch.nn.functional.embedding, weight=rows, sparse=True)
+            if sets is not None and len(negatives) == 1:
+                others = hidden[real] @ look(negatives[0]).T
+            else:
+                mine = negatives if sets is None else negatives[sets]
+                others = torch.einsum("pd,pkd->pk", hidden[real], look(mine[real]))
+            own = (hidden[real] * look(flat.positives[real])).sum(-1)
+            value = loss.formula(own, others)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            value.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            return (value.detach(),)
+
+        return step
+
+    contestants = {kind: of(kind) for kind in ("dense", "lazy_adam", "adagrad")}
+    if sampler == "shared-batch":
+        contestants["SparseAdam"] = stock()
+    return Case(contestants, int(found[0].positives.count_nonzero()))
+
+
 def quick(device: str) -> Case:
     """Twenty steps of gSASRec in the notebooks' budget, in the known-truth world: small operations."""
     made = experiment.assemble(recipes.quick(recipes.gsasrec(64), "known-truth-small"))
@@ -231,8 +302,9 @@ def error(found: tuple, truth: tuple) -> float:
 def measure(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
     """Rows of one case. `only`: run one contestant, for its own peak memory."""
     kind, *sizes = case.split(":")
-    made = {"loss": losses, "step": steps, "quick": quick, "evaluation": evaluation}[kind](
-        device, *map(int, sizes)
+    known = {"loss": losses, "step": steps, "table": table}
+    made = (known | {"quick": quick, "evaluation": evaluation})[kind](
+        device, *(int(size) if size.isdigit() else size for size in sizes)
     )
     if only:
         before = peak(device)

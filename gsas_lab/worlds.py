@@ -242,7 +242,5 @@ WORLDS = {
     # seen twice, and what is left between σ(s) and Theorem 5.1 is not the encoder's fault.
     "known-truth-small": World(n_users=40_000, n_items=200, n_genres=8, explore=0.3, follow=0.7),
     # The size of Gowalla, the largest data set of the paper, and as sparse.
-    "known-truth-million": World(
-        n_users=86_168, n_items=1_271_638, interactions=6_397_903, n_genres=100
-    ),
+    "known-truth-million": World(n_users=86_168, n_items=1_271_638, interactions=6_397_903),
 }

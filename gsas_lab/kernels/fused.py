@@ -16,7 +16,8 @@ The loss is a scalar, so its gradients are computed in the forward pass, by one 
                ∂loss/∂score gives the gradient of the hidden states and, over the pairs sorted by
                item, that of the table
 
-Shared negatives need none of them: on CPU each set is one matrix product, on CUDA they are repeated.
+Shared negatives need none of them: on CPU each set is one matrix product. On CUDA, and on the native
+route where there are many sets of few, they are repeated.
 
 They agree to 1e-5 of the largest gradient in float32; bf16 inputs are computed in float32.
 """
@@ -40,6 +41,7 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
 
 ROUTES = ("auto", "native", "triton", "portable")
+_FEW = 256  # negatives of a window, up to which the native route is faster than its products
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
 Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
 Rule = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # see `_chosen`
@@ -223,7 +225,10 @@ def _sampled(
 ) -> Tensor:
     if route not in ROUTES:
         raise InputError(f"Route '{route}' is unknown: choose one of {', '.join(ROUTES)}.")
-    if sets is not None and (hidden.is_cuda or route != "auto"):
+    repeated = hidden.is_cuda or route != "auto"
+    if len(negatives) > 8 and negatives.shape[1] <= _FEW:  # a product for each set is slower
+        repeated = repeated or choose(hidden, table) == "native"
+    if sets is not None and repeated:
         negatives, sets = negatives[sets], None
     if sets is not None:
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias, sets)
