@@ -25,6 +25,25 @@ def test_each_number_of_a_page_follows_from_its_call(page):
         assert math.isclose(found, float(number), abs_tol=0.51 * 10**-digits), call
 
 
+def test_the_answers_of_the_quiz_have_the_numbers_of_their_calls():
+    text = (ROOT / "docs" / "quiz.md").read_text(encoding="utf-8")
+    known, checked = {"theory": theory}, 0  # a and b of question 1 are meant in question 2 as well
+    for answer in re.findall(r"<details>.*?</details>", text, re.DOTALL):
+        told = re.sub(r"`[^`]*`", "", answer).replace(",", "")
+        numbers = re.findall(r"\d+(?:\.\d+)?", told)
+        calls = [call for call in re.findall(r"`([^`]+)`", answer) if "theory." in call]
+        for call in sorted(calls, key=lambda call: " = " not in call):  # a = …, b = … come first
+            *lines, last = call.split("; ")
+            exec("\n".join([*lines, last if " = " in last else ""]), known)
+            if " = " in last or "popularity" in last or last.startswith("theory.alpha("):
+                continue  # an argument of another call, or of data
+            found = float(eval(last, known))
+            digits = [(float(n), len(n.partition(".")[2])) for n in numbers]
+            assert any(abs(n - found) < 0.51 * 10.0**-d for n, d in digits), (call, found)
+            checked += 1
+    assert checked >= 7
+
+
 def test_each_session_has_a_plan_of_90_minutes_and_a_quiz_whose_answers_are_folded():
     plan = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
     sessions = re.split(r"^## (?=Session)", plan, flags=re.MULTILINE)[1:]

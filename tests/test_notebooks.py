@@ -69,13 +69,46 @@ def test_one_parameters_cell_comes_first_and_holds_literals_only(book):
 
 
 def test_nothing_is_defined(book):
+    """But for what a reader writes: a part of their own, and 03's training from scratch."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for cell in _cells(book, "code"):
+        if "from-scratch" in cell.metadata.get("tags", []):
+            continue
         defined = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
         own = cell.source.startswith(
             "@register("
         )  # a part of the reader's own, which is the lesson
         assert own or not defined, cell.source
+
+
+def test_from_scratch_is_less_than_60_lines_of_one_notebook():
+    lines = {}
+    for path in NOTEBOOKS:
+        cells = _cells(nbformat.read(path, as_version=4), "code")
+        own = [cell for cell in cells if "from-scratch" in cell.metadata.get("tags", [])]
+        if own:
+            lines[path.stem[:2]] = sum(len(cell.source.splitlines()) for cell in own)
+    assert lines.keys() == {"03"} and 30 < lines["03"] < 60
+
+
+def test_what_is_predicted_is_answered_by_what_the_cells_in_between_print(book):
+    """The answer's numbers are computed: none is typed into the text that gives it."""
+    asked, printed = 0, False
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            printed |= "print(" in cell.source
+            continue
+        answers = re.findall(r"\*\*Answer\b.*?(?=\n\n|\Z)", cell.source, re.DOTALL)
+        if asked and answers:
+            assert printed, cell.source
+            for answer in answers:
+                plain = re.sub(r"(Theorem|Corollary|Eq\.) \(?\d[\d.]*\)?", "", answer)
+                assert not re.search(r"\d\.\d", plain), answer
+            asked = 0
+        if "Predict before you run" in cell.source:
+            assert not asked, f"not answered before {cell.source[:80]}"
+            asked, printed = 1, False
+    assert not asked
 
 
 def test_code_cells_have_at_most_15_lines(book):

@@ -89,6 +89,8 @@ def test_every_notebook_runs_on_60_users_and_30_items_and_twice_in_one_kernel(
     if path.stem[:2] in ("05", "06", "07"):  # which train 76 runs for a seed
         _execute(shell, path)
         assert shell.user_ns["given"]["dataset"] == "known-truth"
+        _execute(shell, path, dataset="ml-1m")  # whose evidence comes first in any case
+        assert shell.user_ns["evident"].dataset == "ml-1m"
     else:
         _execute(shell, path, dataset=tiny.path, seed=2, epochs=1, patience=1)
         trained = {runs.load(folder).settings for folder in (tiny.folder / "runs").iterdir()}
