@@ -480,7 +480,7 @@ def _parser() -> argparse.ArgumentParser:
 
     documents = commands.add_parser(
         "documents",
-        help="README's tables and docs/reproduction.md from the evidence",
+        help="README's tables, docs/reproduction.md and docs/overconfidence.png from the evidence",
     )
     documents.set_defaults(command=_documents)
     return parser

@@ -1,6 +1,8 @@
 """The queue trains in order, stops in time, goes on anywhere, and every row is a run's."""
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 from gsas_lab import ledger, results, runs, sweeps
 from gsas_lab.errors import InputError
 
+ROOT = Path(__file__).resolve().parent.parent
 GRID = """
 profile = "paper"
 d = 16
@@ -182,6 +185,17 @@ def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):
     path.write_text(path.read_text().replace("toy.csv", "gone.csv"))
     now = ledger.standing(path, place / "reference")
     assert not now.rows and "gone.csv is not here" in str(now)
+
+
+def test_make_evidence_hands_on_the_budget_and_writes_the_documents():
+    def said(*words):
+        make = ["make", "--dry-run", "-o", ".venv/ready", "evidence", *words]
+        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line.partition("-m gsas_lab ")[2].strip() for line in done.stdout.splitlines()]
+
+    assert said() == ["queue", "documents"]
+    assert said("BUDGET=540") == ["queue --budget 540", "documents"]
+    assert [line for line in said("STATUS=1") if line] == ["queue  --status"]
 
 
 # --- what is committed ----------------------------------------------------------------------------
