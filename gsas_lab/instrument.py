@@ -32,6 +32,7 @@ from gsas_lab.metrics import LEVEL, holm
 _BLOCKS = 10_000  # users that are resampled one by one; more are joined to so many, at random
 _CHUNK = 1_000_000  # pairs that are put into cells at a time
 _LOWEST = 1e-9  # p̂ below share a cell, and so do those above 1 − 1e-9
+_ROUNDING = 1e-5  # of float32, relative
 _STANDS_OUT = 2.0  # standard errors
 _FEW = 30  # hits of a group, below which the normal interval alone is not trusted
 _ENDS = (0.975, 0.025)  # where the value lies in the distributions of the interval's two ends
@@ -231,7 +232,7 @@ def corp(of: Cells, log: bool = False) -> Measure:
 def _miscalibration(of: Cells, gap: np.ndarray, log: bool) -> float:
     done = of.prob + gap / of.share
     if log:
-        done = np.clip(done, 0, 1)
+        done = np.clip(np.round(done, 15), 0, 1)  # 1 − 1e-16 would be infinitely wrong at p̂ = 1
     fit = np.clip(isotonic_regression(done, weights=of.share).x, 0, 1)
     if not log:
         return float(of.share @ ((of.prob - done) ** 2 - (fit - done) ** 2))
@@ -287,7 +288,8 @@ def redrawn(of: Cells, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
     hits = np.random.default_rng([seed, 1]).binomial(count, fit[:, None], (len(fit), size))
     noise = of.share[:, None] * (hits / count - fit[:, None])
     of_users, drawn = (np.add.reduceat(n, of.starts).var(axis=1).sum() for n in (of.noise, noise))
-    return of.share * (fit - of.prob), noise * np.sqrt(of_users / drawn) if drawn > 0 else noise
+    wider = np.sqrt(max(1.0, of_users / drawn)) if drawn > 0 else 1.0
+    return of.share * (fit - of.prob), noise * wider
 
 
 def interval(
@@ -312,6 +314,8 @@ def interval(
     directions = [of.gap, of.standing_out] if model is None else [model[0]]
     lift = measure.lift(noise)
     none = measure.norm(lift)
+    if model is not None:  # what is drawn from a fit to noise need not be what p̂ itself draws
+        none = np.maximum(np.sort(none), np.sort(measure(of.chance)))
     ends = []
     for at, gaps in enumerate(directions):
         along = measure.lift(gaps[:, None])
@@ -632,6 +636,8 @@ def _mean_gap(of: Cells) -> dict[str, float]:
         row["chance"] = float(of.chance.sum(axis=0).mean())
     if of.noise is not None:
         low, high = np.quantile(of.noise.sum(axis=0), _ENDS)
+        rounding = _ROUNDING * float(of.share @ of.prob)  # all there is where Σp̂ = 1 = hits
+        low, high = max(low, rounding), min(high, -rounding)
         row |= {"debiased": value, "low": value - float(low), "high": value - float(high)}
     return row
 
@@ -754,10 +760,11 @@ def _row(grouping: str, group: str, sums: dict[str, np.ndarray], at: int) -> dic
     row |= {"ratio": ratio, "low": exact[0], "high": exact[1], "p": p_exact}
     if n < 2:
         return row | {"note": "one user: the interval is Poisson's"}
-    error = float(np.sqrt(np.square(lean).sum() * n / (n - 1)))
+    # Where all users have one hit and Σp̂ = 1 there is no error, but for that of rounding.
+    error = max(float(np.sqrt(np.square(lean).sum() * n / (n - 1))), _ROUNDING)
     wide = float(student.ppf(0.975, n - 1)) * error
     low, high = ratio * np.exp(-wide), ratio * np.exp(wide)
-    p_users = float(2 * student.sf(abs(np.log(ratio)) / error, n - 1)) if error else 0.0
+    p_users = float(2 * student.sf(abs(np.log(ratio)) / error, n - 1))
     if hits >= _FEW:
         return row | {"low": low, "high": high, "p": p_users}
     return row | {
