@@ -26,7 +26,7 @@ def of(dataset: str, profile: str | None = None, **over: object) -> tuple[pd.Dat
         return _read(committed), f"Committed evidence: {committed.relative_to(files.ROOT)}."
     given = {"dataset": dataset} | over
     budget = "small" if profile in (None, "reference") else profile
-    settings = recipes.chosen("gsasrec", budget, given)
+    settings = recipes.scaled(recipes.settings("gsasrec", budget, given), given)
     if profile is None and results.estimate({"": settings}) * 4 > results.CHEAP:
         note = "NOT YOUR DATA: the known-truth world's ladder, as yours would take minutes. Choose "
         return _read(results.REFERENCE / "known-truth" / FILE), note + "profile = 'small' for it."
