@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from gsas_lab import calibration, files, instrument, recipes, repairs, runs
+from gsas_lab import calibration, files, instrument, ranking, recipes, repairs, runs
+from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
+from gsas_lab.experiment import Experiment
+from gsas_lab.models import Model
 from gsas_lab.settings import DATA, Settings
 from gsas_lab.splits import Holdout
 from gsas_lab.theory import FixedPoint
@@ -181,6 +184,44 @@ def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     split = run.data.split
     prior = run.fixed_point.prior(run.scores(some(split.test, split.n_items, users)))
     return float(prior.sum(axis=1).mean())
+
+
+def at_scale(
+    experiment: Experiment, model: Model, users: int = 300, seen: int = 50
+) -> dict[str, float]:
+    """A model against the truth in a known-truth world of any size, a few test users at a time.
+
+    `calibration.deviation_from_theory` for the items that training took at least `seen` times, and
+    "ΣP told": the scores' P(i) summed over the whole catalogue, mean over users, which should be 1.
+    Memory: 8 · users · (items seen so often) bytes, and a few rows of the catalogue.
+    """
+    data, world = experiment.data, experiment.data.interactions.world
+    point = experiment.loss.fixed_point(experiment.sampler)
+    if world is None or point is None:
+        raise InputError(
+            f"{experiment.settings.name} on {data.interactions.name}: a known-truth world and a loss "
+            "with a fixed point are needed."
+        )
+    counts = np.bincount(data.split.train.items, minlength=data.split.n_items + 1)
+    often = np.flatnonzero(counts[1:] >= seen) + 1
+    held = data.split.test.first(users)
+    prior, prob = np.empty((2, len(held.users), len(often)), np.float32)
+    told = np.empty(len(held.users))
+    for scores, rows in ranking.score_in_batches(model, held):
+        histories = [held.histories[row] for row in rows]
+        given = pad_right(histories, max(map(len, histories))).numpy()
+        prior[rows] = world.genre_probability(given)[:, world.genre[often]]
+        prob[rows] = scores[:, often].sigmoid().numpy()
+        for row, each in zip(rows, scores.numpy(), strict=True):
+            found = experiment.loss.prior(each[1:], experiment.sampler)
+            told[row] = np.nan if found is None else found.sum(dtype=np.float64)
+    prior *= world.within_genre[often]
+    return {
+        "users": len(held.users),
+        "items": len(often),
+        **calibration.deviation_from_theory(prior, prob, point),
+        "ΣP told": float(told.mean()),
+    }
 
 
 def write_evidence(dataset: str, folder: Path) -> Path:

@@ -21,7 +21,8 @@ TRAIN = (
     "train --dataset toy.csv --device cpu --validation-users 20 --d 16 --blocks 1 --max-length 12 "
     "--batch-size 16 --epochs 3 --lr 0.01 --dropout 0"
 )
-SAMPLED = f"{TRAIN} --loss gbce --k 4 --t 0.5 --dropout 0.3"
+# Rows of the table: each process has others.
+SAMPLED = f"{TRAIN} --loss gbce --k 4 --t 0.5 --dropout 0.3 --table-optimizer lazy_adam"
 EXACT = {
     "softmax": f"{TRAIN} --loss softmax",
     "expected_gbce": f"{TRAIN} --loss expected_gbce --k 4 --t 0.5 --block modern --tied true "
