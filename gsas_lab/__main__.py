@@ -140,10 +140,19 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    found = shelf.find(arguments.run).recommend(
-        arguments.items, arguments.n, repair=_repair_of(arguments)
-    )
-    print(found.to_string(index=False))
+    from gsas_lab import serving
+
+    run, repair = shelf.find(arguments.run), _repair_of(arguments)
+    if bool(arguments.items) == bool(arguments.output or arguments.vectors):
+        raise InputError(
+            "recommend takes the items of one history, or --output or --vectors for all users."
+        )
+    if arguments.items:
+        print(run.recommend(arguments.items, arguments.n, repair=repair).to_string(index=False))
+    if arguments.output:
+        print(serving.recommend_all(run, arguments.output, arguments.n, repair=repair))
+    if arguments.vectors:
+        print(serving.write_vectors(run, arguments.vectors))
 
 
 def _repair_of(arguments: argparse.Namespace) -> repairs.Repair | None:
@@ -406,13 +415,21 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--repair", type=_path, help="diagnose what this repair (.json) makes")
     diagnose.set_defaults(command=_diagnose)
 
-    recommend = commands.add_parser("recommend", help="what comes next after a history of items")
+    recommend = commands.add_parser(
+        "recommend", help="what comes next after a history of items, or for all users"
+    )
     recommend.add_argument("run", help="a run folder, or the start of a name as `runs` lists it")
     recommend.add_argument(
-        "items", nargs="+", help="the history, oldest first: ids or exact titles"
+        "items", nargs="*", help="the history, oldest first, before options: ids or exact titles"
     )
     recommend.add_argument("--n", type=int, default=10, help="how many")
     recommend.add_argument("--repair", type=_path, help="probabilities by this repair (.json)")
+    recommend.add_argument(
+        "--output", type=_path, help="for all users of its data set: a parquet file to write"
+    )
+    recommend.add_argument(
+        "--vectors", type=_path, help="a folder for vectors of users and items (.npy), for an index"
+    )
     recommend.set_defaults(command=_recommend)
 
     repair = commands.add_parser(

@@ -72,8 +72,6 @@ class MF(Model):
         """users: rows of the data set (B, T) -> their vectors (B, T, d)."""
         return self.user_embedding(users)
 
-    def score(self, users: Tensor) -> Tensor:
-        """users: rows of the data set (B,) -> scores (B, n_items + 1); column 0 is −inf."""
-        scores = self.user_embedding(users) @ self.table.T
-        scores[:, 0] = -torch.inf
-        return scores
+    def last_hidden(self, users: Tensor) -> Tensor:
+        """users: rows of the data set (B,) -> their vectors (B, d)."""
+        return self.user_embedding(users)

@@ -1,8 +1,9 @@
 """A model and held-out users -> ranks of their targets over the whole catalogue, Σp, first items."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from gsas_lab import metrics
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
+from gsas_lab.kernels import scan
 from gsas_lab.losses import SIGMOID, Link
 from gsas_lab.models import Model
 from gsas_lab.splits import Holdout, Split
 
 _SCORES = 1 << 25  # held at once at evaluation: 128 MB
+_SCANNED = 100_000  # items; below, the encoder takes most of the time
 _PATIENCE = 5.0  # seconds without a word
 _BLOCK = 2**21  # scores compared at once: three masks of 2 MiB stay in a core's cache
 
@@ -120,12 +123,91 @@ def examine(
 
 
 def ranks(model: Model, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
-    """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time."""
+    """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time.
+
+    A large catalogue is scanned, see kernels/scan.py: the same ranks, of scores that are summed in
+    one fixed order.
+    """
+    if scans(model):
+        return _scanned(model, holdout, exclude_seen, 0, holdout.targets)[0]
     found = np.empty(len(holdout.users), np.int64)
     for scores, rows in score_in_batches(model, holdout):
         seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
         found[rows] = rank_of_targets(scores, targets, seen_rows, seen_items)
     return found
+
+
+def first_items(
+    model: Model, holdout: Holdout, exclude_seen: bool, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first items (n, most) of each user and their scores, equal ones by `rank_of_targets`' rule;
+    0 and −inf where there are no more. The holdout's targets play no part.
+    """
+    most = min(most, model.n_items)
+    if scans(model):
+        return _scanned(model, holdout, exclude_seen, most, np.zeros_like(holdout.targets))[1:]
+    items = np.zeros((len(holdout.users), most), np.int64)
+    found = np.full(items.shape, -np.inf, np.float32)
+    for scores, rows in score_in_batches(model, holdout):
+        items[rows], found[rows] = first_of(scores, holdout.subset(rows), exclude_seen, most)
+    return items, found
+
+
+def first_of(
+    scores: Tensor, some: Holdout, exclude_seen: bool, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`first_items` of users whose scores (B, n_items + 1) are there; seen items are masked in them."""
+    seen_rows, seen_items, _ = _seen(some, np.arange(len(some.users)), exclude_seen)
+    scores[seen_rows, seen_items] = -torch.inf
+    items = np.zeros((len(scores), most), np.int64)
+    found = np.full(items.shape, -np.inf, np.float32)
+    # topk breaks ties in any order: all that reach the last score are sorted.
+    reach = (scores >= scores.topk(most).values[:, -1:]).numpy()
+    for row, (user, reached) in enumerate(zip(scores.numpy(), reach, strict=True)):
+        place = np.flatnonzero(reached & (user > -np.inf))
+        place = place[np.argsort(-user[place], kind="stable")[:most]]
+        items[row, : len(place)], found[row, : len(place)] = place, user[place]
+    return items, found
+
+
+def scans(model: Model) -> bool:
+    """Is its catalogue so large, and the model on a processor that can, that `scan` ranks it?"""
+    return (
+        model.n_items >= _SCANNED
+        and model.table.device.type == "cpu"
+        and type(model).score is Model.score  # else the scores are no products with the table
+        and scan.fast(model.table.shape[1])
+    )
+
+
+@torch.no_grad()
+def hidden_states(model: Model, holdout: Holdout) -> Tensor:
+    """What each user's next item is compared with, on CPU: (n, d)."""
+    found = torch.empty(len(holdout.users), model.table.shape[1])
+    for given, rows in _in_batches(model, holdout, 128):
+        found[torch.from_numpy(rows)] = model.last_hidden(given).float().cpu()
+    return found
+
+
+def _scanned(
+    model: Model, holdout: Holdout, exclude_seen: bool, most: int, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Catalogue.scan` says of all users, some thousand at a time."""
+    bias = 0.0 if model.bias is None else float(model.bias.detach())
+    catalogue = scan.Catalogue(model.table, bias)
+    found, step = [], scan.USERS * torch.get_num_threads()
+    for start in _bar(range(0, len(targets), step)):
+        some = holdout.subset(np.arange(start, min(start + step, len(targets))))
+        seen: Any = np.zeros(0, np.int64)
+        offsets: Any = np.zeros(len(some.users) + 1, np.int64)
+        if exclude_seen:
+            seen, offsets = some.histories.items.astype(np.int64), some.histories.offsets
+            users = np.repeat(np.arange(len(some.users)), some.histories.lengths)
+            seen = seen[np.lexsort([seen, users])]
+        own, seen, offsets = map(torch.from_numpy, (targets[start : start + step], seen, offsets))
+        found.append(catalogue.scan(hidden_states(model, some), own, seen, offsets, most))
+    ranks, items, scores = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return ranks, items, scores
 
 
 def _seen(holdout: Holdout, rows: np.ndarray, exclude_seen: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,19 +236,28 @@ def evaluate(
 def score_in_batches(model: Model, holdout: Holdout) -> Iterator[tuple[Tensor, np.ndarray]]:
     """Pairs (scores (b, n_items + 1) on CPU, row numbers (b,)), each row once, longest first.
 
-    Rows of about one length share a batch, so that little padding is computed: 128 rows, or as many
-    as have _SCORES scores in a catalogue of a million.
+    128 rows at once, or as many as have _SCORES scores in a catalogue of a million.
     """
     rows_at_once = max(1, min(128, _SCORES // (model.n_items + 1)))
-    device = model.table.device
+    for given, rows in _in_batches(model, holdout, rows_at_once, _bar):
+        yield model.score(given).cpu(), rows
+
+
+def _in_batches(
+    model: Model, holdout: Holdout, rows_at_once: int, bar: Callable[[range], Iterable[int]] = iter
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """What the model reads of some rows, and their numbers (b,).
+
+    Rows of about one length share a batch, so that little padding is computed.
+    """
     order = np.argsort(-np.minimum(holdout.histories.lengths, model.max_length), kind="stable")
-    for start in _bar(range(0, len(order), rows_at_once)):
+    for start in bar(range(0, len(order), rows_at_once)):
         rows = order[start : start + rows_at_once]
         if model.by_user:
             given = torch.from_numpy(holdout.users[rows])
         else:
             given = pad_right([holdout.histories[row] for row in rows], model.max_length)
-        yield model.score(given.to(device)).cpu(), rows
+        yield given.to(model.table.device), rows
 
 
 def _bar(batches: range) -> Iterable[int]:

@@ -1,5 +1,7 @@
 """Ranks by counting against a slow literal loop and against ir-measures."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import pandas as pd
@@ -8,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsas_lab import metrics, ranking
+from gsas_lab import metrics, ranking, runs
 from gsas_lab.errors import InputError
+from gsas_lab.kernels import native, scan
 from gsas_lab.ranking import rank_of_targets
 
 NONE = torch.empty(0, dtype=torch.int64)
@@ -122,6 +125,123 @@ def test_every_float_type_and_int32_ids_are_taken(dtype):
     ids = torch.tensor([3], dtype=torch.int32)
     seen = torch.tensor([1], dtype=torch.int32)
     assert rank_of_targets(scores, ids, torch.zeros_like(seen), seen).tolist() == [2]
+
+
+@st.composite
+def catalogues(draw):
+    """Products that float32 holds exactly, in any order, and 8 bits do not; items that are equal."""
+    d, n_items, users = (
+        draw(st.sampled_from([16, 32])),
+        draw(st.integers(1, 70)),
+        draw(st.integers(1, 30)),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    grain = draw(st.sampled_from([1, 3, 500]))
+    table = rng.integers(-grain, grain + 1, (n_items + 1, d)) / 512
+    table[rng.integers(0, n_items + 1, n_items)] = table[rng.integers(0, n_items + 1)]
+    hidden = rng.integers(-grain, grain + 1, (users, d)) / 512
+    targets = rng.integers(1, n_items + 1, users)
+    seen = [np.sort(rng.integers(1, n_items + 1, rng.integers(0, 5))) for _ in range(users)]
+    return table, hidden, targets, seen, draw(st.sampled_from([0.0, -3.0])), draw(st.integers(0, 9))
+
+
+needs_native = pytest.mark.skipif(native.load() is None, reason="no C++ compiler")
+
+
+@needs_native
+@settings(max_examples=80, deadline=None)
+@given(catalogues())
+def test_a_scanned_catalogue_is_ranked_exactly(case):
+    table, hidden, targets, seen, bias, most = case
+    catalogue = scan.Catalogue(torch.tensor(table), bias)
+    offsets = torch.tensor([0, *np.cumsum([len(items) for items in seen])])
+    items = torch.tensor(np.concatenate(seen))
+    ranks, first, scores = catalogue.scan(
+        torch.tensor(hidden), torch.tensor(targets), items, offsets, most
+    )
+    exact = hidden @ table.T + bias
+    assert ranks.tolist() == [
+        literal_rank(*user) for user in zip(exact, targets, seen, strict=True)
+    ]
+    for user, row in enumerate(exact):
+        may = [i for i in range(1, len(table)) if i == targets[user] or i not in seen[user]]
+        best = sorted(may, key=lambda i: (-row[i], i))[: first.shape[1]]
+        nothing = [0] * (first.shape[1] - len(best))
+        assert first[user].tolist() == best + nothing
+        assert scores[user].tolist() == [row[i] for i in best] + [-INF for _ in nothing]
+
+
+@needs_native
+@pytest.mark.parametrize("d", native.WIDTHS)
+def test_a_scan_of_real_numbers_is_right_but_for_what_float32_leaves_open(d):
+    rng = np.random.default_rng(d)
+    table = (rng.normal(size=(20_000, d)) * rng.exponential(size=(20_000, 1))).astype(np.float32)
+    hidden, targets = rng.normal(size=(50, d)).astype(np.float32), rng.integers(1, 20_000, 50)
+    nothing = torch.zeros(51, dtype=torch.int64)
+    ranks = scan.Catalogue(torch.tensor(table), -7.5).scan(
+        torch.tensor(hidden), torch.tensor(targets), nothing[:0], nothing
+    )[0]
+    scores = hidden.astype(float) @ table.T.astype(float)
+    own, room = scores[np.arange(50), targets], 2e-6 * np.abs(scores).max(1)
+    above = (scores[:, 1:] > (own + room)[:, None]).sum(1) + 1
+    below = (scores[:, 1:] >= (own - room)[:, None]).sum(1)
+    assert (above <= ranks.numpy()).all() and (ranks.numpy() <= below).all()
+    assert (below - above).mean() < 5  # of 20,000
+
+
+@needs_native
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("users", [1, 12, 13, 2000])
+def test_a_scan_is_the_same_for_any_number_of_users_and_threads(users, threads):
+    draw = torch.Generator().manual_seed(0)
+    table, hidden = torch.randn(500, 16, generator=draw), torch.randn(2000, 16, generator=draw)
+    targets, nothing = torch.arange(2000) % 499 + 1, torch.zeros(2001, dtype=torch.int64)
+    whole = scan.Catalogue(table).scan(hidden, targets, nothing[:0], nothing, 3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        some = scan.Catalogue(table).scan(
+            hidden[:users], targets[:users], nothing[:0], nothing[: users + 1], 3
+        )
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(some, whole, strict=True):
+        assert torch.equal(one, other[:users])
+
+
+@needs_native
+def test_a_scan_refuses_what_it_cannot_rank():
+    nothing = torch.zeros(2, dtype=torch.int64)
+    one, row = torch.ones(1, dtype=torch.int64), torch.ones(1, 16)
+    for table in (torch.full((3, 16), float("nan")), torch.full((3, 16), 1e30)):
+        with pytest.raises(InputError, match="The table: NaN, or numbers beyond"):
+            scan.Catalogue(table)
+    with pytest.raises(InputError, match="d = 17 is not in"):
+        scan.Catalogue(torch.ones(3, 17))
+    catalogue = scan.Catalogue(torch.ones(3, 16))
+    with pytest.raises(InputError, match="The hidden states: NaN"):
+        catalogue.scan(row * INF, one, nothing[:0], nothing)
+    for targets, seen in ((one * 3, nothing[:0]), (-one, nothing[:0]), (one, one * 0)):
+        with pytest.raises(InputError, match="must lie between"):
+            catalogue.scan(row, targets, seen, nothing)
+
+
+def test_a_model_ranks_alike_by_both_routes(small_world, monkeypatch):
+    run = runs.train(replace(small_world, loss="gbce", theory_start=True))
+    test = run.data.split.test
+    usual = [
+        (ranking.ranks(run.model, test, x), *ranking.first_items(run.model, test, x, 9))
+        for x in (True, False)
+    ]
+    monkeypatch.setattr(ranking, "_SCANNED", 1)
+    monkeypatch.setattr(scan, "fast", lambda d: native.load() is not None)
+    assert ranking.scans(run.model) == (native.load() is not None)
+    monkeypatch.setattr(ranking, "score_in_batches", None)  # not asked
+    for exclude, (ranks, items, scores) in zip((True, False), usual, strict=True):
+        assert np.array_equal(ranking.ranks(run.model, test, exclude), ranks)
+        first = ranking.first_items(run.model, test, exclude, 9)
+        assert np.array_equal(first[0], items)
+        np.testing.assert_allclose(first[1], scores, rtol=1e-5)
 
 
 def test_no_users_no_ranks():

@@ -11,6 +11,9 @@
 #include <thread>
 #include <utility>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef float lanes __attribute__((vector_size(64), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(64), aligned(4)));
@@ -361,4 +364,312 @@ extern "C" void update(Update* given) {
     }
   };
   together(u.pool, u.threads, worker);
+}
+
+// --- the whole catalogue for many users: ranks of targets, and the first items --------------------
+//
+// A first look multiplies 8-bit numbers, sixteen items at once, and knows how far it may be from the
+// score: |h·t − h̃·t̃| ≤ |h − h̃||t| + |h̃||t − t̃| and rounding. Only items whose place that leaves open
+// are scored in float32, by `score`, so that the result is that of float32 scores. See scan.py.
+
+constexpr int LOOK = 12;  // users beside each other: 24 sums in registers
+
+// x (d,) -> d / 4 words of four 8-bit numbers, x ≈ scale · (word's bytes − shift), and what of it counts.
+struct Coarse {
+  float scale;
+  double length, error;  // |x|, |x − x̃|
+  int32_t sum;           // of the numbers
+};
+template <int D>
+static Coarse coarse(const float* x, int shift, uint32_t* words, int64_t stride) {
+  float largest = 0;
+  for (int j = 0; j < D; j++) largest = std::max(largest, __builtin_fabsf(x[j]));
+  const float scale = largest > 1e-30f ? largest / 127 : 1.0f;
+  double length = 0, error = 0;
+  int32_t total = 0;
+  for (int p = 0; p < D / 4; p++) {
+    uint32_t word = 0;
+    for (int q = 0; q < 4; q++) {
+      const float value = x[4 * p + q];
+      const int32_t whole = (int32_t)__builtin_rintf(value / scale);
+      const double off = value - (double)scale * whole;
+      word |= ((uint32_t)(whole + shift) & 0xff) << 8 * q;
+      length += (double)value * value;
+      error += off * off;
+      total += whole;
+    }
+    words[p * stride] = word;
+  }
+  return {scale, __builtin_sqrt(length), __builtin_sqrt(error), total};
+}
+
+// sum + the products of 16 items' four signed bytes with one user's four unsigned bytes.
+static inline mask multiply(mask sum, mask items, uint32_t user) {
+#ifdef __AVX512VNNI__
+  return (mask)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(user), (__m512i)items);
+#else
+  for (int q = 0; q < 4; q++) sum += (items << (24 - 8 * q) >> 24) * (int32_t)(user >> 8 * q & 0xff);
+  return sum;
+#endif
+}
+
+struct Table {  // as scan.py's _Table
+  const float* rows;              // (n, d); row 0 is no item
+  uint32_t* words;                // (n / 16, rounded up to even; d / 4; 16)
+  int32_t* start;                 // (the same n) −128 times the sum of an item's numbers
+  float *scale, *length, *error;  // the same
+  int64_t n, threads;
+  Pool pool;
+};
+
+struct Scan {  // as scan.py's _Scan
+  const Table* table;
+  const float* hidden;              // (users, d)
+  const int64_t* targets;           // (users,); 0: none
+  const int64_t *seen, *seen_from;  // user u's: seen[seen_from[u]] … , ascending
+  int64_t* ranks;                   // (users,); 0 where there is no target
+  int64_t* top;                     // (users, most), best first; 0 where there are no more
+  float* scores;                    // (users, most) of these
+  int64_t users, most;
+  float bias;
+};
+
+template <int V>
+static void pack(Table& t) {
+  constexpr int D = V * W;
+  const int64_t padded = (t.n + 2 * W - 1) / (2 * W) * (2 * W);
+  const float nothing[D] = {};
+  auto worker = [&](int64_t me) {
+    for (int64_t i = padded * me / t.threads; i < padded * (me + 1) / t.threads; i++) {
+      const float* row = i < t.n ? t.rows + i * D : nothing;
+      const Coarse c = coarse<D>(row, 0, t.words + i / W * (D / 4) * W + i % W, W);
+      t.scale[i] = c.scale;
+      t.length[i] = c.length;
+      t.error[i] = c.error;
+      t.start[i] = -128 * c.sum;
+    }
+  };
+  together(t.pool, t.threads, worker);
+}
+
+struct Place {
+  float score;
+  int64_t item;
+};
+static inline bool before(const Place& a, const Place& b) {  // the rule of ranking.rank_of_targets
+  return a.score > b.score || (a.score == b.score && a.item < b.item);
+}
+
+// A user's share of the work: what is known, and the items that wait for their float32 score.
+struct User {
+  Place target;
+  int64_t rank;
+  std::vector<Place> first;  // a heap, the worst on top
+  int waiting;
+  int32_t item[3 * W];       // OPEN where it counts for the rank, if it is before the target
+};
+constexpr int32_t OPEN = INT32_MIN;
+
+// Which lanes of a are above those of b?
+static inline uint32_t above(lanes a, lanes b) {
+#ifdef __AVX512F__
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#else
+  const mask m = a > b;
+  uint32_t bits = 0;
+  for (int i = 0; i < W; i++) bits |= (m[i] & 1u) << i;
+  return bits;
+#endif
+}
+
+// Writes the lanes `bits` of base, base + 1 … one after another, with OPEN those that are also in `open`.
+static inline void append(int32_t* out, int32_t base, uint32_t bits, uint32_t open) {
+#ifdef __AVX512F__
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i item = _mm512_add_epi32(lane, _mm512_set1_epi32(base));
+  const __m512i told = _mm512_mask_or_epi32(item, open, item, _mm512_set1_epi32(OPEN));
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(bits, told));
+#else
+  for (; bits; bits &= bits - 1) {
+    const int lane = __builtin_ctz(bits);
+    *out++ = (base + lane) | (open >> lane & 1 ? OPEN : 0);
+  }
+#endif
+}
+
+template <int V>
+static void scan(Scan& s) {
+  constexpr int D = V * W, P = D / 4;
+  const Table& t = *s.table;
+  const int64_t blocks = (t.n + 2 * W - 1) / (2 * W);
+  const float unit = 6e-8f;  // float32 rounds to within this share
+  const float longest = *std::max_element(t.length, t.length + t.n);
+  const int64_t each = (s.users + t.threads * LOOK - 1) / (t.threads * LOOK) * LOOK;
+  const int64_t part = std::min<int64_t>(64 * LOOK, each);  // their words stay in the second cache
+  const float nothing[D] = {};
+  std::atomic<int64_t> next{0};
+
+  Work exact{};
+  exact.table = t.rows;
+  exact.bias = s.bias;
+  auto worker = [&](int64_t) {
+    std::vector<uint32_t> words(part * P);
+    std::vector<float> scale(part), length(part), own(part), worst(part);  // all but the first over scale
+    std::vector<User> users(part);
+    for (int64_t from; (from = next.fetch_add(part)) < s.users;) {
+      const int64_t n = std::min(part, s.users - from);
+      auto seen = [&](int64_t u) { return std::pair(s.seen + s.seen_from[from + u], s.seen + s.seen_from[from + u + 1]); };
+      auto scores = [&](int64_t u, const int32_t* items, float* out) {
+        score<V>(s.hidden + (from + u) * D, exact, items, W, out);
+      };
+      float share = 0, least = INFINITY;  // |h − h̃| / |h| at most; |h| at least
+      for (int64_t u = 0; u < part; u++) {
+        const Coarse c = coarse<D>(u < n ? s.hidden + (from + u) * D : nothing, 128, &words[u / LOOK * P * LOOK + u % LOOK], LOOK);
+        scale[u] = c.scale;
+        length[u] = std::max(c.length / c.scale, 1e-6);
+        own[u] = worst[u] = INFINITY;
+        if (u >= n) continue;
+        share = std::max<float>(share, c.error / c.scale / length[u]);
+        least = std::min<float>(least, length[u] * c.scale);
+        const int64_t item = s.targets[from + u];
+        users[u].target = {INFINITY, item};
+        users[u].rank = item ? 1 : 0;
+        users[u].first.clear();
+        users[u].waiting = 0;
+        if (item) {
+          const int32_t alone[W] = {(int32_t)item};
+          float out[W];
+          scores(u, alone, out);
+          users[u].target.score = out[0];
+          own[u] = (out[0] - s.bias) / scale[u];
+        }
+        if (s.most) worst[u] = -INFINITY;
+      }
+      // The bound over |h|: (share + rounding) · |t| + |t − t̃| · (1 + share) + what is the same for all.
+      const float rounding = 8 * (D + 4) * unit, always = rounding * (longest + __builtin_fabsf(s.bias) / least) + 1e-30f;
+
+      auto settle = [&](int64_t u, int n) {  // the first n of those that wait, at most 16
+        User& user = users[u];
+        float out[W];
+        int32_t item[W] = {};
+        uint32_t open = 0;
+        for (int i = 0; i < n; i++) {
+          item[i] = user.item[i] & ~OPEN;
+          open |= (uint32_t)(user.item[i] < 0) << i;
+        }
+        scores(u, item, out);
+        const lanes found = load(out), target = all(user.target.score);
+        const uint32_t higher = above(found, target), lower = above(target, found);
+        user.rank += __builtin_popcount(higher & open);
+        for (uint32_t equal = open & ~higher & ~lower; equal; equal &= equal - 1)
+          user.rank += item[__builtin_ctz(equal)] < user.target.item;
+        auto& heap = user.first;
+        for (uint32_t left = s.most ? (1u << n) - 1 : 0; left; left &= left - 1) {
+          const Place place{out[__builtin_ctz(left)], item[__builtin_ctz(left)]};
+          const bool full = (int64_t)heap.size() == s.most;
+          if (full && !before(place, heap[0])) continue;
+          const auto [begin, end] = seen(u);
+          if (place.item != user.target.item && std::binary_search(begin, end, place.item)) continue;
+          if (full) {
+            std::pop_heap(heap.begin(), heap.end(), before);
+            heap.pop_back();
+          }
+          heap.push_back(place);
+          std::push_heap(heap.begin(), heap.end(), before);
+          if ((int64_t)heap.size() == s.most) worst[u] = (heap[0].score - s.bias) / scale[u];
+        }
+        user.waiting -= n;
+        std::copy_n(user.item + n, user.waiting, user.item);
+      };
+
+      for (int64_t b = 0; b < blocks; b++) {
+        const mask *items = (const mask*)(t.words + b * 2 * P * W), *start = (const mask*)(t.start + b * 2 * W);
+        lanes of_item[2], bound[2];
+        uint32_t real[2];
+        for (int v = 0; v < 2; v++) {
+          const int64_t base = (2 * b + v) * W;
+          of_item[v] = load(t.scale + base);
+          bound[v] = load(t.length + base) * (share * 1.001f + rounding) + load(t.error + base) * (1.001f + share) + always;
+          real[v] = base + W <= t.n ? 0xffff : base < t.n ? (1u << (t.n - base)) - 1 : 0;
+          if (base == 0) real[v] &= ~1u;  // item 0 is none
+        }
+        for (int64_t u = 0; u < n; u += LOOK) {
+          const uint32_t* word = &words[u * P];
+          mask sums[LOOK][2];
+          for (int i = 0; i < LOOK; i++) sums[i][0] = start[0], sums[i][1] = start[1];
+          for (int p = 0; p < P; p++) {
+            const mask left = items[p], right = items[P + p];
+#pragma GCC unroll 12
+            for (int i = 0; i < LOOK; i++) {
+              sums[i][0] = multiply(sums[i][0], left, word[p * LOOK + i]);
+              sums[i][1] = multiply(sums[i][1], right, word[p * LOOK + i]);
+            }
+          }
+#pragma GCC unroll 12
+          for (int i = 0; i < LOOK; i++)
+            for (int v = 0; v < 2; v++) {
+              const lanes score = __builtin_convertvector(sums[i][v], lanes) * of_item[v];
+              const lanes low = score - bound[v] * length[u + i], high = score + bound[v] * length[u + i];
+              const uint32_t sure = above(low, all(own[u + i])) & real[v];
+              const uint32_t open = above(high, all(own[u + i])) & real[v] & ~sure;
+              const uint32_t enters = above(high, all(worst[u + i])) & real[v];
+              User& user = users[u + i];
+              user.rank += __builtin_popcount(sure);
+              if (!(open | enters)) continue;
+              append(user.item + user.waiting, (2 * b + v) * W, open | enters, open);
+              user.waiting += __builtin_popcount(open | enters);
+              if (user.waiting >= W) settle(u + i, W);
+            }
+        }
+      }
+
+      for (int64_t u = 0; u < n; u++) {
+        User& user = users[u];
+        settle(u, user.waiting);
+        if (user.target.item)
+          for (auto [item, end] = seen(u); item < end; item += W) {  // what was seen is not before it
+            int32_t some[W] = {};
+            float out[W];
+            const int m = std::min<int64_t>(W, end - item);
+            std::copy_n(item, m, some);
+            scores(u, some, out);
+            for (int i = 0; i < m; i++)
+              if (item[i] != user.target.item && (item + i == seen(u).first || item[i] != item[i - 1]))
+                user.rank -= before({out[i], item[i]}, user.target);
+          }
+        s.ranks[from + u] = user.rank;
+        std::sort_heap(user.first.begin(), user.first.end(), before);
+        user.first.resize(s.most, {-INFINITY, 0});
+        for (int64_t i = 0; i < s.most; i++) {
+          s.top[(from + u) * s.most + i] = user.first[i].item;
+          s.scores[(from + u) * s.most + i] = user.first[i].score;
+        }
+      }
+    }
+  };
+  together(t.pool, t.threads, worker);
+}
+
+#define FOR_WIDTH(d, f, ...)                 \
+  switch (d) {                               \
+    case 16: f<1>(__VA_ARGS__); return 0;    \
+    case 32: f<2>(__VA_ARGS__); return 0;    \
+    case 48: f<3>(__VA_ARGS__); return 0;    \
+    case 64: f<4>(__VA_ARGS__); return 0;    \
+    case 96: f<6>(__VA_ARGS__); return 0;    \
+    case 128: f<8>(__VA_ARGS__); return 0;   \
+    case 256: f<16>(__VA_ARGS__); return 0;  \
+    default: return 2;                       \
+  }
+
+// 0: done; 2: this d was not compiled.
+extern "C" int pack_table(Table* table, int64_t d) { FOR_WIDTH(d, pack, *table) }
+extern "C" int scan_table(Scan* s, int64_t d) { FOR_WIDTH(d, scan, *s) }
+// Are 8-bit products faster than float32's here?
+extern "C" int scan_is_fast() {
+#ifdef __AVX512VNNI__
+  return 1;
+#else
+  return 0;
+#endif
 }

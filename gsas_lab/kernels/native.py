@@ -174,7 +174,8 @@ def _kept(path: Path) -> ctypes.CDLL | None:
 def _open(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     # AttributeError if one is not there.
-    library.sampled.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    for name in ("sampled", "pack_table", "scan_table"):
+        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.update.argtypes = [ctypes.c_void_p]
     return library
 
