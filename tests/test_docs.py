@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gsas_lab import theory
+from gsas_lab import metrics, results, theory
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
@@ -58,6 +58,20 @@ def test_each_session_has_a_plan_of_90_minutes_and_a_quiz_whose_answers_are_fold
     for quiz in quizzes:
         asked = re.findall(r"^\*\*\d\.\*\*", quiz, re.MULTILINE)
         assert len(asked) == quiz.count("<details>") == quiz.count("</details>") == 4
+
+
+def test_the_plan_of_session_3_has_the_p_values_of_the_evidence():
+    plan = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    swept = results.of_paper("figure3", "ml-1m", "reference")
+    users, one = swept.per_user(), swept.table[swept.table["k"] == 1]
+    low, high = (one.index[one["t"] == t][0] for t in (0.0, 0.75))
+    paired = metrics.paired_test(users[high], users[low])[1]
+    unpaired = metrics.unpaired_test(users[high], users[low])[1]
+    assert f"{paired:.1e} and {unpaired:.2f}." in plan
+    found = results.of_paper("seeds", "ml-1m", "reference")
+    values = {t: [found.per_user()[n] for n in p.index] for t, p in found.table.groupby("t")}
+    p = metrics.compare_seeds(values[1.0], values[0.0])["p"]
+    assert f"p = {p['users']:.1e} over users" in plan and f"says {p['seeds']:.4f}" in plan
 
 
 def _headings(page: Path) -> set[str]:
