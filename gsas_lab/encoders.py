@@ -254,8 +254,11 @@ class BERT4Rec(Transformer):
 
 def mask(segments: Tensor, causal: bool) -> Tensor:
     """segments (B, T) -> (B, T, T), to be added to logits: one's own history, or up to oneself."""
-    length = segments.shape[1]
-    own = segments[:, :, None] == segments[:, None, :]
+    own, seen = (
+        segments[:, :, None] == segments[:, None, :],
+        segments.new_zeros((), dtype=torch.float32),
+    )
     if causal:
-        own &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    return torch.where(own, 0.0, _NEVER)
+        place = torch.arange(segments.shape[1], device=segments.device)
+        seen = torch.where(place[:, None] >= place, 0.0, _NEVER)  # (T, T)
+    return torch.where(own, seen, _NEVER)

@@ -283,7 +283,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if content.pop("checksum", None) != _of(content) or not isinstance(content.get("files"), dict):
         raise InputError(
             f"{folder / MANIFEST} is not as it was written, so nothing in its folder can be "
-            "trusted: delete the folder and train the run again."
+            "trusted: delete the folder and train again."
         )
     return content
 

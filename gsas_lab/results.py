@@ -264,18 +264,26 @@ def _require(column: str, table: pd.DataFrame) -> None:
 def load(folder: str | Path) -> Results:
     """Read what `sweeps.run` left in a folder.
 
-    InputError if it holds no sweep that came to its end, one of another version, or files that do
-    not say the same: settings of sweep.json, rows of results.csv, ranks.
+    InputError if it holds no sweep that came to its end, one of another version, a file that is not
+    as its checksum in manifest.json says (earlier versions wrote none), or files that do not say the
+    same: settings of sweep.json, rows of results.csv, ranks.
     """
     folder = files.chosen(folder, "folder")
     try:
-        record = files.read_json(folder / "sweep.json")
+        content = {name: files.read(folder / name) for name in sweeps.READ}
+        if (folder / sweeps.PARQUET).exists():  # for readers elsewhere
+            content[sweeps.PARQUET] = files.read(folder / sweeps.PARQUET)
+        record = files.parsed(folder / "sweep.json", content["sweep.json"])
         version = record["environment"]["format"]
         if version in runs.READABLE:
+            _check_sums(folder, content, record.get("manifest", False))
             _check_record(record)
-            table = _read_table(folder, record["runs"])
-            ranks = _read_ranks(folder, table)
-            return Results(folder, table, ranks, _read_histories(folder, table), record)
+            table = _read_table(content["results.csv"], record["runs"])
+            ranks = _read_ranks(content["ranks.npz"], table)
+            histories = _read_histories(content["histories.csv"], table)
+            return Results(folder, table, ranks, histories, record)
+    except _Edited:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
             csv.Error) as error:  # fmt: skip
         raise InputError(
@@ -283,6 +291,28 @@ def load(folder: str | Path) -> Results:
             "as in python -m gsas_lab sweep grid.toml."
         ) from None
     raise InputError(f"{folder} comes from another version of gsas-lab: run the sweep again.")
+
+
+class _Edited(InputError):
+    """A file is not as the sweep wrote it."""
+
+
+def _check_sums(folder: Path, content: dict[str, bytes], promised: bool) -> None:
+    """_Edited if a file is not as the manifest has it. Earlier versions promise none."""
+    if not (folder / files.MANIFEST).exists():
+        if promised:
+            raise ValueError(f"it has no {files.MANIFEST}")
+        return
+    try:
+        sums = files.read_manifest(folder)["files"]
+    except InputError as error:
+        raise _Edited(error) from None
+    for name, data in content.items():
+        if files.checksum(data) != sums.get(name):
+            raise _Edited(
+                f"{folder / name} is not as the sweep wrote it: it is damaged, or was edited; run the "
+                "sweep again, which trains nothing that is trained."
+            )
 
 
 _OPTIONAL = ("run", "commit", "date", "trained on", "error")  # texts that a row may lack
@@ -308,9 +338,9 @@ def _plain(fact: Any) -> bool:
     return all(isinstance(value, str | int | float | None) for value in each)
 
 
-def _read_table(folder: Path, asked: dict[str, Any]) -> pd.DataFrame:
+def _read_table(content: bytes, asked: dict[str, Any]) -> pd.DataFrame:
     """results.csv, typed by what each column holds and never by how its cells look."""
-    rows = _rows(folder / "results.csv")
+    rows = _rows(content)
     header = rows[0].keys() if rows else ()
     if missing := [name for name in _OF_ROWS if name not in header]:
         raise ValueError(f"results.csv has no column {missing[0]}")
@@ -374,18 +404,17 @@ def _cell(text: str, kind: Any) -> Any:
     return next(each for each in kinds if each not in (NoneType, bool))(text)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """A csv file's rows as text, by column; ValueError if one has more or fewer cells."""
-    lines = csv.reader(io.StringIO(files.read(path).decode(), newline=""), strict=True)
+def _rows(content: bytes) -> list[dict[str, str]]:
+    """The rows of results.csv as text, by column; ValueError if one has more or fewer cells."""
+    lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
     header, *rows = [line for line in lines if line] or [[]]
     if len(set(header)) < len(header) or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"{path.name} has rows of other columns than its first")
+        raise ValueError("results.csv has rows of other columns than its first")
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def _read_ranks(folder: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
+def _read_ranks(content: bytes, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Of the finished runs, by name; ValueError if they are not those of the table's metrics."""
-    content = files.read(folder / "ranks.npz")
     done = [place for place, state in enumerate(table["state"]) if state == "done"]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as saved:
@@ -402,10 +431,8 @@ def _read_ranks(folder: Path, table: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(table.index[place]): ranks for place, ranks in found.items()}
 
 
-def _read_histories(folder: Path, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    epochs = pd.read_csv(
-        io.BytesIO(files.read(folder / "histories.csv")), dtype=str, keep_default_na=False
-    )
+def _read_histories(content: bytes, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    epochs = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     if set(epochs) != {*HISTORY, "name"} or not epochs["name"].isin(table.index).all():
         raise ValueError("histories.csv is of other runs than results.csv")
     numbers = epochs[list(HISTORY)].replace("", "nan").apply(pd.to_numeric)

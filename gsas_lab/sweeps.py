@@ -46,7 +46,9 @@ from gsas_lab.training import HISTORY
 
 Show = Callable[[pd.DataFrame], None]
 
-WRITTEN = ("results.csv", "results.parquet", "histories.csv", "ranks.npz")  # beside sweep.json
+READ = ("sweep.json", "results.csv", "histories.csv", "ranks.npz")  # by `results.load`
+PARQUET = "results.parquet"  # where pyarrow is installed
+WRITTEN = (*READ, PARQUET, files.MANIFEST)
 MOST = 100_000  # runs of a sweep
 _FIELDS = [item.name for item in fields(Settings)]
 _SHARED = (  # parameters that every executor of submitit knows; all others are Slurm's
@@ -225,7 +227,7 @@ def run(
     metrics.json, commit, date, "trained on", and the sentence of a failed run's error. The same in
     folder/results.csv and, where pyarrow is installed, results.parquet; every test user's rank in
     ranks.npz; every epoch in histories.csv; what was asked for, with protocol and environment, in
-    sweep.json.
+    sweep.json; the checksum of each file in manifest.json.
 
     at_once: runs side by side; none: as many as there are GPUs, or cores where there are none. Each
     is a process of its own with an equal share of the cores. One that dies, or fails by anything
@@ -246,17 +248,25 @@ def run(
     folder = files.output(folder)
     if at_once is not None and at_once < 1:
         raise InputError(f"at_once = {at_once}: choose 1 or more.")
-    if not (folder / "sweep.json").exists():
-        for name in WRITTEN:
-            if (folder / name).exists():
-                raise InputError(
-                    f"{folder / name} is of no sweep and would be overwritten: choose another folder."
-                )
+    _refuse_others(folder)
     try:
         with files.locked(folder):
             return _run(named, folder, at_once, cluster, show or _screen())
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the same call goes on after the last epochs") from None
+
+
+def _refuse_others(folder: Path) -> None:
+    """InputError for a file that a sweep would overwrite and that no sweep has written."""
+    ours = False
+    with suppress(InputError):
+        ours = {"environment", "runs"} <= files.read_json(folder / "sweep.json").keys()
+    for name in () if ours else WRITTEN:
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder / name} is of no sweep and would be overwritten: choose another folder, or "
+                "move it away."
+            )
 
 
 def _run(
@@ -268,7 +278,10 @@ def _run(
 ) -> pd.DataFrame:
     jobs, by_run, record = _jobs(named)
     environment = runs.environment(runs.choose_device("auto"))
-    files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
+    asked = {"environment": environment, "manifest": True, "runs": record}
+    with suppress(FileNotFoundError):  # what is there is no whole sweep from now on
+        (folder / files.MANIFEST).unlink()
+    files.write_json(folder / "sweep.json", asked)
 
     waiting = [job for job in by_run.values() if job.open]
     tell = _teller(jobs, show)
@@ -279,7 +292,7 @@ def _run(
     if any(job.run != record[name].get("run", "") for name, job in jobs.items()):
         for name, job in jobs.items():  # as their nodes called them
             record[name] |= {"run": job.run} if job.run else {}
-        files.write_json(folder / "sweep.json", {"environment": environment, "runs": record})
+        files.write_json(folder / "sweep.json", asked)
     for job in by_run.values():
         if not job.error and (error := job.unreadable()):
             job.ends("failed", error)
@@ -289,7 +302,7 @@ def _run(
     if importlib.util.find_spec("pyarrow"):
         content = io.BytesIO()
         table.to_parquet(content, index=False)
-        files.write(folder / "results.parquet", content.getvalue())
+        files.write(folder / PARQUET, content.getvalue())
     done = {name: job.trained for name, job in jobs.items() if job.run and not job.error}
     histories = {name: run.history for name, run in done.items()}
     write(folder, table, histories, {name: run.ranks for name, run in done.items()})
@@ -302,14 +315,21 @@ def write(
     histories: dict[str, pd.DataFrame],
     ranks: dict[str, np.ndarray],
 ) -> None:
-    """What `results.load` reads beside sweep.json: table has a row a run, "name" first, as `run`
-    returns it; histories and ranks are of the finished ones, by name.
+    """What `results.load` reads beside sweep.json, which is there already: table has a row a run,
+    "name" first, as `run` returns it; histories and ranks are of the finished ones, by name.
     """
     told = [history.assign(name=name) for name, history in histories.items()]
     files.write(folder / "histories.csv", _csv(_together(told)))
     files.write(folder / "ranks.npz", _ranks([ranks.get(name) for name in table["name"]]))
-    # Last: it says that the sweep is whole.
     files.write(folder / "results.csv", _csv(table))
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest, which says that a sweep is whole: the checksum of each of its files."""
+    named = [folder / name for name in WRITTEN if name != files.MANIFEST]
+    sums = {path.name: files.checksum(files.read(path)) for path in named if path.exists()}
+    files.write_manifest(folder, {"format": runs.FORMAT, "files": sums})
 
 
 def train(

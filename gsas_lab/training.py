@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,7 @@ class Step:
     as the library's do, are captured; the others train step by step.
     """
 
+    SMALL = 1 << 20  # weights that one thread steps faster than all, who meet at each tensor
     WARM = 3  # steps before a capture: everything is compiled and allocated by then
 
     def __init__(self, experiment: Experiment, model: Model):
@@ -213,6 +215,7 @@ class Step:
             and distributed.processes() == 1
             and all(part.capturable for part in parts)
         )
+        self.small = not cuda and sum(w.numel() for w in weights.values()) <= self.SMALL
         self.taken: dict[tuple[int, ...], int] = {}  # steps of each shape
         self.captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
 
@@ -261,7 +264,8 @@ class Step:
         value = self.forward(batch)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
-        self.optimizer.step()
+        with _one_thread() if self.small else nullcontext():
+            self.optimizer.step()
         if self.rows:
             self.rows.step(rate)
             self.rows.zero_grad()
@@ -287,6 +291,17 @@ class Step:
         return graph, inputs, value
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch's operations on the CPU in the calling thread alone."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _Forward(nn.Module):
     """Batch -> hidden states -> loss: DDP wants every use of the weights in the forward it wraps."""
 
@@ -304,7 +319,9 @@ class _Forward(nn.Module):
             hidden = self.model(batch.items, batch.positions, batch.segments)
         flat = Batch(*(x.flatten() for x in batch))
         places = _asked(flat)
-        hidden, table = hidden.float().flatten(0, 1)[places], self.model.table
+        hidden, table = hidden.float().flatten(0, 1), self.model.table
+        if not isinstance(places, slice):  # else the gradient would be copied once more
+            hidden = hidden[places]
         negatives = sets = None
         if not self.loss.whole:
             asked = Asked(flat, places, hidden.detach(), table.detach())

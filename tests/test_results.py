@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import product
 
@@ -91,6 +92,7 @@ def changed(folder, to, edit):
     record = json.loads((to / "sweep.json").read_text())
     edit(record)
     (to / "sweep.json").write_text(json.dumps(record))
+    sweeps.seal(to)
     return to
 
 
@@ -276,6 +278,7 @@ def test_the_source_says_whence_a_number_comes(mixed, tmp_path, monkeypatch):
         text.replace(commit, "1e10000", 3).replace(commit, "1234567").replace(day, "2026-01-02", 1)
     )
     (tmp_path / "dated" / "results.csv").write_text(text)
+    sweeps.seal(tmp_path / "dated")
     source = results.load(tmp_path / "dated").source
     assert source.endswith(f"trained 2026-01-02 to {day} at commit 1234567 and 1e10000.")
 
@@ -569,10 +572,54 @@ def test_a_folder_without_a_whole_sweep_is_refused_in_one_sentence(mixed, tmp_pa
     changed(mixed, tmp_path / "spoilt", lambda record: None)
     spoil(tmp_path / "spoilt", what)
     assert main(["report", str(tmp_path / "spoilt")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    if what != "no folder":  # as if it had been written so
+        with suppress(InputError):
+            sweeps.seal(tmp_path / "spoilt")
+    assert main(["report", str(tmp_path / "spoilt")]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     wanted = "comes from another version" if "format" in what else "holds no finished sweep"
     assert said.startswith(f"gsas-lab: {tmp_path / 'spoilt'} {wanted}")
     assert not (tmp_path / "spoilt" / "report.html").exists()
+
+
+def edited(folder, name, old, new):
+    content = (folder / name).read_bytes()
+    assert re.search(old, content)
+    (folder / name).write_bytes(re.sub(old, new, content, count=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("results.csv", rb'"mean sum of p"', b'"mean sum of P"'),
+        ("results.csv", rb"(\d),", b"\\g<1>0,"),  # a number that no rank proves wrong
+        ("sweep.json", rb'"commit": "', b'"commit": "0'),
+        ("histories.csv", rb"(\d),", b"\\g<1>0,"),
+        ("ranks.npz", rb"\Z", b" "),
+        ("results.parquet", rb"\Z", b" "),
+        ("manifest.json", rb'"results.csv": ".', b'"results.csv": "x'),
+    ],
+)
+def test_a_sweep_that_was_edited_is_told_and_one_of_before_is_read(mixed, tmp_path, name, old, new):
+    folder = tmp_path / "edited"
+    shutil.copytree(mixed, folder)
+    edited(folder, name, old, new)
+    with pytest.raises(InputError, match=f"{name} is not as (it was written|the sweep wrote it)"):
+        results.load(folder)
+    (folder / files.MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"holds no finished sweep \(it has no manifest.json\)"):
+        results.load(folder)
+    shutil.copytree(mixed, tmp_path / "before")
+    (tmp_path / "before" / files.MANIFEST).unlink()
+    edited(tmp_path / "before", "sweep.json", rb'"manifest": true,', b"")
+    assert len(results.load(tmp_path / "before").ranks) == len(results.load(mixed).ranks)
+
+
+def test_a_sweep_without_its_parquet_form_is_whole(mixed, tmp_path):
+    shutil.copytree(mixed, tmp_path / "copy")
+    (tmp_path / "copy" / "results.parquet").unlink()
+    assert results.load(tmp_path / "copy").shown.equals(results.load(mixed).shown)
 
 
 def test_results_of_an_earlier_grid_are_not_taken_for_those_of_a_later_one(mixed, tmp_path):

@@ -407,7 +407,14 @@ def test_results_that_are_of_no_sweep_are_not_overwritten(place, fresh):
     (fresh / "mine").mkdir()
     (fresh / "mine" / "results.csv").write_text("a user's")
     (fresh / "file").write_text("a user's")
+    for place_of, text in {"a run": "{}", "list": "[1]", "other": '{"runs": 3}'}.items():
+        name = "manifest.json" if place_of == "a run" else "sweep.json"
+        (fresh / place_of).mkdir()
+        (fresh / place_of / name).write_text(text)
     for folder, message in {
+        fresh / "a run": "manifest.json is of no sweep and would be overwritten",
+        fresh / "list": "sweep.json is of no sweep and would be overwritten",
+        fresh / "other": "sweep.json is of no sweep and would be overwritten",
         fresh / "mine": "results.csv is of no sweep and would be overwritten: choose another",
         fresh / "file": "file is a file: name a folder to write into",
         Path("/"): "no folder for results",
