@@ -16,7 +16,7 @@ from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
 from gsas_lab.losses import LOSSES
 from gsas_lab.settings import Settings
-from gsas_lab.training import rate
+from gsas_lab.training import Step, rate
 
 
 def weights(run):
@@ -202,3 +202,26 @@ def test_the_theory_started_bias_is_the_logit_of_an_average_item(small_world):
     bias = assemble(settings).model().bias  # of 60 items
     assert bias.sigmoid().item() == pytest.approx(1 / 60, rel=1e-5)  # t = 1: sigma = P
     assert assemble(recipes.sasrec()).model().bias is None
+
+
+def test_small_weights_are_stepped_in_one_thread_with_the_same_bits(
+    small_world, monkeypatch, tmp_path
+):
+    settings = replace(small_world, d=24, theory_start=True, weight_decay=0.1)  # d: odd vectors
+    seen, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *given: (seen.append(torch.get_num_threads()), step(self, *given)),
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        small = weights(runs.train(settings))
+        assert set(seen) == {1} and torch.get_num_threads() == 3
+        monkeypatch.setattr(Step, "SMALL", 0)
+        monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "shared"))
+        shared = weights(runs.train(settings))
+        assert set(seen) == {1, 3} and same(small, shared)
+    finally:
+        torch.set_num_threads(before)
