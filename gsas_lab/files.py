@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -141,15 +141,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def workplace(folder: Path) -> Iterator[Path]:
+def workplace(folder: Path, names: Iterable[str] = ()) -> Iterator[Path]:
     """An empty <folder>.partial; in the end all that was made there is moved into folder.
 
     index.html comes last. For who has locked the folder. Where it goes wrong, what was made stays,
     and the next call deletes it: a file ".gsas-lab" says that it may. InputError for one without.
+
+    In folder such a file says which files were written so, with their checksums: InputError, and
+    nothing is moved, where another one has the name of one that was made. names: those that are known
+    before.
     """
     partial = folder.with_name(folder.name + ".partial")
     if partial.is_symlink() or (partial.exists() and not (partial / _OURS).is_file()):
         raise InputError(f"{partial} is of no earlier call: move it away, it would be deleted.")
+    _refuse_others(folder, ["index.html", *names], _written(folder))
     with _told(folder):
         if partial.exists():
             shutil.rmtree(partial)
@@ -158,9 +163,35 @@ def workplace(folder: Path) -> Iterator[Path]:
     yield partial
     with _told(folder):
         made = [file for file in partial.iterdir() if file.name != _OURS]
+        sums = {file.name: [checksum(file.read_bytes())] for file in made}
+        before = _written(folder)
+        _refuse_others(folder, sums, before)
+        both = {name: before.get(name, []) + sums.get(name, []) for name in {*before, *sums}}
+        write_json(folder / _OURS, both)  # first, so that a call that is killed below goes on
         for file in sorted(made, key=lambda file: file.name == "index.html"):
             file.replace(folder / file.name)
+        write_json(folder / _OURS, before | sums)
         shutil.rmtree(partial)
+
+
+def _written(folder: Path) -> dict[str, list[str]]:
+    """Name -> checksums of the files that `workplace` left in a folder and that are still there."""
+    found: dict[str, Any] = {}
+    with suppress(InputError):  # there is none, or it is somebody else's: then none is ours
+        found = read_json(folder / _OURS)
+    kept = {n: x for n, x in found.items() if n == Path(n).name and (folder / n).is_file()}
+    return {name: sums for name, sums in kept.items() if isinstance(sums, list)}
+
+
+def _refuse_others(folder: Path, names: Iterable[str], written: dict[str, list[str]]) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_symlink() or path.exists():
+            if path.is_symlink() or checksum(read(path)) not in written.get(name, []):
+                raise InputError(
+                    f"{path} is not as gsas-lab wrote it, or not its own, and would be overwritten: move "
+                    "it away, or choose another folder."
+                )
 
 
 @contextmanager

@@ -37,8 +37,8 @@ def _notebook(folder: Path, *cells: str, parameters: str = "k = 1") -> Path:
 
 def test_the_folder_holds_notebooks_pages_index_and_one_plotly_and_no_more(published):
     assert sorted(file.name for file in published.iterdir()) == [
-        "00_plain.html", "00_plain.ipynb", "01_plots.html", "01_plots.ipynb", "index.html",
-        "plotly.min.js",
+        ".gsas-lab", "00_plain.html", "00_plain.ipynb", "01_plots.html", "01_plots.ipynb",
+        "index.html", "plotly.min.js",
     ]  # fmt: skip
     assert list(published.parent.iterdir()) == [published]
 
@@ -210,8 +210,58 @@ def test_other_files_in_the_folder_stay(tmp_path):
     (folder / "mine.txt").write_text("kept")
     publish.execute_all([_notebook(tmp_path)], folder, {})
     assert {file.name for file in folder.iterdir()} == {
-        "mine.txt", "00_made.ipynb", "00_made.html", "index.html",
+        ".gsas-lab", "mine.txt", "00_made.ipynb", "00_made.html", "index.html",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["index.html", "00_made.ipynb", "00_made.html", "late.html"])
+@pytest.mark.parametrize("whose", ["a user's", "ours, edited", "a link"])
+def test_a_users_own_files_are_never_overwritten(tmp_path, name, whose):
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    notebook = _notebook(tmp_path)
+
+    def late(partial):
+        (partial / "late.html").write_text("made")
+        return {"Late": "late.html"}
+
+    folder.mkdir()
+    (folder / "earlier.txt").write_text("a user's")
+    if whose == "ours, edited":
+        publish.execute_all([notebook], folder, {}, beside=late)
+        publish.execute_all([notebook], folder, {}, beside=late)  # ours: made anew
+    mine.write_text("years of work")
+    (folder / name).unlink(missing_ok=True)
+    if whose == "a link":
+        (folder / name).symlink_to(mine)
+    else:
+        (folder / name).write_text("years of work")
+    before = {file: file.read_bytes() for file in sorted(folder.iterdir())}
+    with pytest.raises(InputError, match=f"{name} is not as gsas-lab wrote it, or not its own"):
+        publish.execute_all([notebook], folder, {}, beside=late)
+    assert before == {file: file.read_bytes() for file in sorted(folder.iterdir())}
+    assert (tmp_path / "run.partial").exists() == (name == "late.html")
+    (folder / name).unlink()
+    publish.execute_all([notebook], folder, {}, beside=late)
+    assert mine.read_text() == "years of work"
+
+
+def test_a_call_that_is_killed_while_it_moves_its_pages_goes_on(tmp_path, monkeypatch):
+    folder, notebook = tmp_path / "run", _notebook(tmp_path)
+    publish.execute_all([notebook], folder, {})
+    with monkeypatch.context() as patch:
+        replace = Path.replace
+
+        def killed(self, target):
+            if self.name == "index.html":
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish.execute_all([_notebook(tmp_path, "'other'")], folder, {})
+    assert "other" in (folder / "00_made.ipynb").read_text()
+    publish.execute_all([_notebook(tmp_path, "'third'")], folder, {})
+    assert "third" in (folder / "00_made.ipynb").read_text()
 
 
 def test_two_commands_on_one_output_folder_keep_apart(tmp_path):
@@ -251,7 +301,8 @@ def test_publishers_in_a_hurry_neither_crash_nor_mix(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(publish_often, range(4))) >= 20
-    assert {file.name for file in tmp_path.rglob("*")} == {"run", "index.html", "page.html"}
+    left = {file.name for file in tmp_path.rglob("*")}
+    assert left == {"run", ".gsas-lab", "index.html", "page.html"}
 
 
 def _folder(path: Path) -> None:
@@ -283,7 +334,7 @@ def test_what_a_killed_call_left_is_made_anew(tmp_path):
     (tmp_path / "run" / "lock").write_text("1234 on a machine that lost its power")
     publish.execute_all([_notebook(tmp_path, "1")], tmp_path / "run", {})
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        "00_made.ipynb", "00_made.html", "index.html",
+        ".gsas-lab", "00_made.ipynb", "00_made.html", "index.html",
     }  # fmt: skip
     assert not (tmp_path / "run.partial").exists()
 

@@ -68,12 +68,14 @@ def execute_all(
 
     Raises InputError before anything runs for a missing notebook, a parameter that none declares
     or one of another type than its default, a folder that is no place for results or in which
-    another process works, and a <folder>.partial that is of no earlier call; and for a notebook
+    another process works, one with files of these names that no call has left as they are, and a
+    <folder>.partial that is of no earlier call; and for a notebook
     that fails, which stays in <folder>.partial, executed as far as it came.
     """
     folder = files.output(folder).resolve()
     own = check_parameters(notebooks, parameters, everywhere)
-    with files.locked(folder), files.workplace(folder) as partial:
+    pages = [f"{book.stem}{end}" for book in notebooks for end in (".html", ".ipynb")]
+    with files.locked(folder), files.workplace(folder, pages) as partial:
         for place, notebook in enumerate(notebooks, start=1):
             print(f"[{place}/{len(notebooks)}] {notebook.name} …", end=" ", flush=True)
             seconds = execute(notebook, partial / notebook.name, own[notebook])
