@@ -179,10 +179,15 @@ def load(
     return Interactions(shown, **_parsed(path, _read(path), min_user, min_item, named))
 
 
+def is_named(dataset: str | Path) -> bool:
+    """Is it a data set of the project, or somebody's file?"""
+    return str(dataset) in WORLDS or str(dataset) in _registry()
+
+
 def place(name_or_path: str | Path) -> str:
     """A data set's name as it is; a file's path absolute, so that it means the same in any folder."""
     name = str(name_or_path)
-    if name in WORLDS or name in _registry():
+    if is_named(name):
         return name
     path = Path(os.path.expanduser(name))  # of nobody's home: as it is, for load to refuse
     return (

@@ -156,11 +156,17 @@ def test_negatives_and_passes_scale_with_the_data_and_say_so(tiny, monkeypatch):
         tiny.path
     )
     positions = len(runs.load_data(found["SASRec"]).split.train.items)
-    monkeypatch.setattr(recipes, "POSITIONS", 5 * positions)
-    monkeypatch.setattr(recipes, "SCORES", 30 * positions // 2)
+    monkeypatch.setattr(recipes, "POSITIONS", 30 * positions)  # a file gets a sixth
+    monkeypatch.setattr(recipes, "SCORES", 6 * 30 * positions // 2)
     found = recipes.systems(tiny.path)
     assert {s.epochs for s in found.values()} == {5} and "SASRec, softmax" not in found
     assert "SASRec, softmax left out" in recipes.scaling(tiny.path)
+    monkeypatch.setattr(recipes, "POSITIONS", positions)  # not even one pass fits
+    assert {s.epochs for s in recipes.systems(tiny.path).values()} == {1}
+    world = recipes.quick(recipes.gsasrec(), "known-truth-small")
+    interactions_of = len(runs.load_data(world).split.train.items)
+    monkeypatch.setattr(recipes, "POSITIONS", 5 * interactions_of)
+    assert recipes.scaled(world).epochs == 5  # one of the project gets all of it
 
 
 def test_columns_by_name_reach_every_system(tmp_path):
