@@ -20,6 +20,7 @@ import math
 import operator
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -758,6 +759,9 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
     try:
         codes, different = pd.factorize(ids)
         _refuse(codes < 0, where, f"the {ids.name} is missing")
+        if different.dtype == object and len({type(x) for x in different}) > 1:  # 7 and "7" are one
+            same, different = pd.factorize(np.array([_same(x) for x in different], object))
+            codes = same[codes]
         try:
             order = np.argsort(np.asarray(different), kind="stable")
         except TypeError:  # of several types
@@ -769,6 +773,13 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
     return place[codes], len(different)
+
+
+def _same(value: Any) -> Any:
+    """A number as the text that a file has for it, anything else as it is."""
+    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+        return str(int(value)) if value == int(value) else str(value)
+    return value
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
@@ -820,6 +831,7 @@ def _read(path: Path) -> pd.DataFrame:
                 dtype={"user": str, "item": str},
                 keep_default_na=False,  # "NA" may be somebody's id
                 na_values=[""],
+                skipinitialspace=True,
                 index_col=False,  # else one field too many would shift the columns
             )
         for name, column in table.items():

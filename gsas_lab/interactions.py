@@ -34,7 +34,7 @@ PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
 
 _DATA = HOME / "data"  # downloads, and the registry (a user's own one, beside an installed package)
-_CACHE_FORMAT = 2  # raise it when parsing or the cached arrays change: old caches are then ignored
+_CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +222,8 @@ def from_world(world: World, name: str = KNOWN_TRUTH) -> Interactions:
 def describe(interactions: Interactions) -> pd.DataFrame:
     """One row: counts, density (interactions / users / items), lengths of the histories, the share
     of all interactions before a user's last 200, which SASRec's windows do not reach, the shares
-    of interactions and of users' last ones that take an item again, the order, and what is not used.
+    of interactions and of users' last ones that take an item again, the order, what is not used, and the
+    checksum of the file as it was read.
     """
     users, items, lengths = interactions.n_users, interactions.n_items, interactions.lengths
     again = interactions.again
@@ -242,6 +243,7 @@ def describe(interactions: Interactions) -> pd.DataFrame:
         "columns not used": ", ".join(interactions.unused[:8])
         + (" …" if len(interactions.unused) > 8 else "")
         or "none",
+        "sha256": interactions.sha256[:12],
     }
     return pd.DataFrame(row, index=[interactions.name])
 

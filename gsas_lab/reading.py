@@ -3,7 +3,8 @@
 The form follows from the file's suffix:
 
     .txt and all others   "user item" lines, two integers, oldest first (as for SASRec and BERT4Rec)
-    .csv .tsv .parquet    columns user, item and, if there is one, time, by any usual name
+    .csv .tsv .parquet    columns user, item and, if there is one, time, by any usual name; separated
+                          by commas (tabs), or by what the header, or Excel's "sep=;", has instead
     .jsonl .ndjson .json  an object with these on each line
     .inter                RecBole: tab-separated, header "name:type"
     .data .dat            GroupLens u.data (tabs) and ratings.dat ("::"): user, item, rating, time
@@ -231,7 +232,9 @@ def _packed_badly(path: Path, error: Exception) -> InputError:
 def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     names = [name for name in archive.namelist() if not name.endswith("/")]
     names = [name for name in names if not re.search(r"(^|/)(__MACOSX/|\.[^/])", name)]
-    if len(names) != 1:
+    if not names:
+        raise InputError(f"{path} holds no file: give one that holds the interactions.")
+    if len(names) > 1:
         raise InputError(
             f"{path} holds {len(names)} files ({', '.join(names[:4])}): unpack it and give one."
         )
@@ -340,12 +343,16 @@ def _lines(path: Path, data: bytes) -> IO[str]:
 def _from_text(path: Path, data: bytes, form: _Form, named: Columns) -> Table:
     spanning: list[tuple[int, list[str]]] = []  # records of more than one line
     lines = _lines(path, data)
+    if form.quoted:
+        form, named_first = _separated(form, data)
     if form is _JSON:
         records = _objects(path, lines)
     elif form.quoted and b'"' in data:
         records = _quoted(path, lines, form, spanning)
     else:
         records = _split(lines, form)
+    if form.quoted and named_first:
+        next(records)
     header = form.columns or next(records, (0, []))[1]
     sample = list(islice(records, _SAMPLE))
     if not sample:
@@ -371,11 +378,25 @@ def _from_text(path: Path, data: bytes, form: _Form, named: Columns) -> Table:
             times.append(fields[at[2]])
         places.append(line)
     if spanning:
-        _refuse_swallowed(path, spanning, at[:2], (users, items), form.separator or "")
+        told = _refuse_swallowed(path, spanning, at, (users, items, times), form.separator or "")
+        roles = roles._replace(order=roles.order + told)
     cells = zip(roles.columns, (users, items, times), strict=False)
     series = {kind: pd.Series(column, dtype=object) for kind, column in cells}
     rows = _Rows(header, series, "line", places, form.words, form.columns is not None)
     return _table(f"{path}", rows, roles)
+
+
+def _separated(form: _Form, data: bytes) -> tuple[_Form, bool]:
+    """The form with the separator of this file, and whether its first line says it, as Excel's "sep=;".
+
+    A header without the form's own separator has no two columns: then it is the only other one there.
+    """
+    first = re.split(rb"[\r\n]", data.lstrip(b"\xef\xbb\xbf \r\n"), maxsplit=1)[0].decode()
+    if found := re.fullmatch(r"sep=([,;|\t])[,;|\t ]*", first, re.IGNORECASE):
+        return form._replace(separator=found[1]), True
+    others = [mark for mark in ",;|\t" if mark in first]
+    alone = form.separator not in first and len(others) == 1
+    return (form._replace(separator=others[0]) if alone else form), False
 
 
 def _split(lines: IO[str], form: _Form) -> Iterator[tuple[int, list[str]]]:
@@ -390,7 +411,7 @@ def _quoted(
     path: Path, lines: IO[str], form: _Form, spanning: list[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, list[str]]]:
     """The same strictly by RFC 4180, of each record the line where it begins."""
-    reader = csv.reader(lines, delimiter=form.separator or "", strict=True)
+    reader = csv.reader(lines, delimiter=form.separator or "", strict=True, skipinitialspace=True)
     begun = 1
     try:
         for fields in reader:
@@ -411,7 +432,7 @@ def _objects(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[Any]]]:
 
     def read(line: int, content: str) -> dict[str, Any]:
         try:
-            found = json.loads(content, parse_int=str, parse_float=str)
+            found = json.loads(content, **_AS_WRITTEN)
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {line}: no JSON ({_reason(error)}); expected {_JSON.words}."
@@ -428,6 +449,16 @@ def _objects(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[Any]]]:
         yield line, [_scalar(found.get(key)) for key in keys]
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+_AS_WRITTEN: Any = {"parse_int": str, "parse_float": str, "object_pairs_hook": _object}
+
+
 def _scalar(value: Any) -> Any:
     """A value of JSON as text; a tuple, which is no id and no time, for a list and an object."""
     if isinstance(value, bool):
@@ -441,36 +472,47 @@ def _refuse_swallowed(
     columns: Sequence[int],
     cells: Sequence[list[str]],
     separator: str,
-) -> None:
+) -> str:
     """InputError where a quoted field that spans lines holds what is a row by all its looks.
 
     So it is where somebody's title begins with a quote and another ends with one: correct by the
-    rules of quotes, but rows are gone. Prose in several lines has no ids in the right places.
-    columns, cells: of users and of items.
+    rules of quotes, but rows are gone. Prose in several lines has no ids and no times in the right
+    places. What it may have is as many commas: that is told in words, "" where there is none.
+    columns, cells: of users, items and, if there are any, times.
     """
     known = [set(column) for column in cells]
     looks = [{_looks(cell) for cell in ids if "\n" not in cell} for ids in known]
+    lengths = [{len(cell) for cell in ids} for ids in known]
 
-    def is_row(pieces: list[str], width: int) -> bool:
-        return len(pieces) == width and all(
-            (piece := pieces[at].strip(' "')) in ids or _looks(piece) in like
-            for at, ids, like in zip(columns, known, looks, strict=True)
-        )
+    def like(pieces: list[str], kind: int, known_too: bool) -> bool:
+        piece = pieces[columns[kind]].strip(' "')
+        if known_too and piece in known[kind]:
+            return True
+        return _looks(piece) in looks[kind] and (known_too or len(piece) in lengths[kind])
 
+    def is_row(pieces: list[str]) -> bool:
+        ids = like(pieces, 0, True) and like(pieces, 1, True)
+        return ids or (len(columns) > 2 and like(pieces, 2, False))
+
+    suspect = 0
     for line, fields in spanning:
         for at, field in enumerate(fields):
             if "\n" not in field:
                 continue
             first, *between, last = [part.split(separator) for part in field.split("\n")]
-            if max(columns) > at:  # else the field's first line belongs to its own row
+            suspect = suspect or line * any(len(pieces) == len(fields) for pieces in between)
+            if max(columns[:2]) > at:  # else the field's first line belongs to its own row
                 between.append([*fields[:at], *first])
-            if min(columns) < at:
+            if min(columns[:2]) < at:
                 between.append([*last, *fields[at + 1 :]])
-            if any(is_row(pieces, len(fields)) for pieces in between):
+            if any(is_row(pieces) for pieces in between if len(pieces) == len(fields)):
                 raise InputError(
                     f"{path}, line {line}: a quoted field spans lines and swallows rows: close "
                     "its quote, or double those inside a field."
                 )
+    if suspect:
+        return f"; line {suspect} begins a quoted text that holds a line of {len(fields)} fields"
+    return ""
 
 
 def _looks(text: str) -> frozenset[str]:
@@ -680,6 +722,10 @@ def _ids(kind: str, cells: pd.Series, integers: bool) -> tuple[np.ndarray, np.nd
     not changed by that. In the forms that have integers, "007" is 7.
     """
     codes, values = _distinct(kind, cells)
+    if cells.dtype in (np.float16, np.float32):
+        bits = np.finfo(cells.dtype).nmant + 1
+        if (far := cells.abs() >= 2**bits).any():  # where they skip integers
+            raise _BadRow(far, f"the {kind} is a float beyond 2^{bits}, where two ids may be one")
     texts = []
     for code, value in enumerate(values):
         try:

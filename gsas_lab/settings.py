@@ -155,6 +155,8 @@ class Settings:
                     f"{name} = {value} lies outside [{low}, {high}{')' if high == math.inf else ']'}: "
                     f"{self.__dataclass_fields__[name].metadata['help']}."
                 )
+        if self.lr == 0:
+            raise InputError("lr = 0 trains nothing: choose a learning rate above 0.")
         if 0 < self.dropout < 1 / 512:
             raise InputError(
                 f"dropout = {self.dropout} is rounded to 0 (it goes by steps of 1/256): choose 0 or "

@@ -664,3 +664,24 @@ def test_a_runs_own_probabilities_are_diagnosed(small_world):
     assert found.expected == pytest.approx(1, rel=1e-4)
     with pytest.raises(InputError, match="no p̂"):
         diagnosis.diagnose_run(runs.train(replace(small_world, loss="bpr", epochs=1)))
+
+
+def test_an_id_as_a_number_and_as_text_is_one_id():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(-2, 1, (40, 20))
+    hit = rng.random(scores.shape) < expit(scores - 1)
+    user, item = (place.ravel() for place in np.indices(scores.shape))
+    plain = pd.DataFrame(
+        {"user": user, "item": item, "score": scores.ravel(), "clicked": hit.ravel()}
+    )
+    mixed = plain.astype({"user": object, "item": object})
+    mixed.loc[::2, "user"] = mixed.loc[::2, "user"].astype(str)
+    mixed.loc[::3, "item"] = mixed.loc[::3, "item"].astype(float)
+    one, other = diagnosis.diagnose_table(plain), diagnosis.diagnose_table(mixed)
+    assert (one.users, one.n_items, one.offset) == (other.users, other.n_items, other.offset)
+
+
+def test_a_blank_behind_a_comma_is_no_part_of_a_name(tmp_path):
+    rows = "".join(f"u{u}, {i}, {u - i}, {int(i == u % 3)}\n" for u in range(9) for i in range(3))
+    (tmp_path / "a.csv").write_text("user, item, score, clicked\n" + rows)
+    assert diagnosis.diagnose_table(tmp_path / "a.csv").n_items == 3

@@ -957,6 +957,69 @@ def test_no_row_is_swallowed_or_made(tmp_path, name, rows, message):
         load(written(tmp_path, name, content))
 
 
+def test_rows_of_unlike_ids_are_swallowed_by_no_quote(tmp_path):
+    """They are known by their times; without times, what has as many fields is told."""
+    rows = (
+        'u1,i1,"Heat,2020-01-02\nJOHN-7,#,b,2020-01-03\nu2,i2,c",2020-01-04\nu1,i2,d,2020-01-05\n'
+    )
+    with pytest.raises(InputError, match="line 2: a quoted field spans lines and swallows rows"):
+        load(written(tmp_path, "a.csv", "user,item,title,date\n" + rows))
+    rows = '1,2,"Good.\nWell, rather, good\n"\n1,3,x\n2,3,"a\nb, c"\n'
+    path = written(tmp_path, "b.csv", "user,item,text\n" + rows)
+    for _ in range(2):  # from the file, then from the cache
+        order = interactions.describe(load(path))["order"].item()
+        assert order.endswith("; line 2 begins a quoted text that holds a line of 3 fields")
+    path = written(tmp_path, "c.csv", 'user,item,text\n1,2,"Good.\nWell, good\n"\n1,3,x\n')
+    assert "line" not in load(path).tie_rule
+    header, date = "user,item,date,text\n", "2020-01-01"
+    rows = f'u1,i2,{date},"G\n5, 4, 3, 2\n"\nu1,i3,{date},x\n'
+    assert "line of 4 fields" in load(written(tmp_path, "d.csv", header + rows)).tie_rule
+    with pytest.raises(InputError, match="swallows rows"):  # numbers, where ids are numbers
+        load(written(tmp_path, "e.csv", header + rows.replace("u", "").replace("i", "")))
+
+
+@pytest.mark.parametrize(
+    "first, mark",
+    [
+        ("sep=;\n", ";"),
+        ("", ";"),
+        ("", "|"),
+        ("", "\t"),
+        ("\ufeffsep=|\r\n", "|"),
+        ("SEP=,\n", ","),
+    ],
+)
+def test_a_csv_of_another_separator_is_read_as_its_header_says(tmp_path, first, mark):
+    rows = 'user¦item¦title¦time\n1¦2¦a¦5\n1¦3¦"x¦y"¦4\n'.replace("¦", mark)
+    assert histories(load(written(tmp_path, "a.csv", first + rows))) == {"1": ["3", "2"]}
+    path = written(tmp_path, "b.csv", "sep=;\nuser;item;time\n1;2;5\n1;3;x\n")
+    with pytest.raises(InputError, match="line 4: the timestamp"):
+        load(path)
+
+
+def test_quotes_behind_a_blank_and_a_key_twice_and_narrow_floats(tmp_path):
+    path = written(tmp_path, "a.csv", 'user, item, time\n"1", "3", "6"\n"1", 2, "5"\n')
+    assert histories(load(path)) == {"1": ["2", "3"]}
+    path = written(tmp_path, "a.jsonl", '{"user":1,"item":2}\n{"user":1,"item":2,"user":5}\n')
+    with pytest.raises(InputError, match="line 2: no JSON .a key stands there twice"):
+        load(path)
+    frame = pd.DataFrame({"user": np.array([2**24, 1], np.float32), "item": [3, 2]})  # 2^24 + 1 too
+    with pytest.raises(InputError, match="row 1: the user is a float beyond 2\\^24"):
+        load(frame)
+    assert load(frame.assign(user=np.float32(2**24 - 1))).user_ids.tolist() == [2**24 - 1]
+    path = written(tmp_path, "a.csv.zip", _zipped(b""))
+    with pytest.raises(InputError, match="holds no file"):
+        load(path)
+
+
+def test_a_changed_byte_is_another_data_set(tmp_path):
+    path = written(tmp_path, "a.csv", "user,item,x\n1,2,a\n1,3,b\n")
+    one = load(path)
+    assert interactions.describe(one)["sha256"].item() == one.sha256[:12]
+    other = load(written(tmp_path, "a.csv", "user,item,x\n1,2,a\n1,3,c\n"))
+    assert one.sha256 != other.sha256
+
+
 def test_prose_in_several_lines_is_no_row(tmp_path):
     text = '"Good, really.\nI, for one,\n like ""it"", a lot"'
     content = f"user,item,text\n1,2,{text}\n1,3,{text}\n"

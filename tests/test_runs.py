@@ -201,6 +201,7 @@ def test_the_seen_filter_takes_out_the_history_and_nothing_else(small_world):
         ({"seed": 2**63}, "seed = 9223372036854775808 lies outside"),
         ({"power": float("inf")}, "power = inf lies outside"),
         ({"lr": float("inf")}, "lr = inf lies outside"),
+        ({"lr": 0.0}, "lr = 0 trains nothing"),
         ({"weight_decay": float("nan")}, "weight_decay = nan lies outside"),
         ({"t": -0.1}, "t = -0.1 lies outside"),
         ({"loss": "hinge"}, "choose one of bce"),
