@@ -20,7 +20,6 @@ import math
 import operator
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -760,7 +759,7 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
         codes, different = pd.factorize(ids)
         _refuse(codes < 0, where, f"the {ids.name} is missing")
         if different.dtype == object and len({type(x) for x in different}) > 1:  # 7 and "7" are one
-            same, different = pd.factorize(np.array([_same(x) for x in different], object))
+            same, different = pd.factorize(pd.Index([_same(x) for x in different], dtype=object))
             codes = same[codes]
         try:
             order = np.argsort(np.asarray(different), kind="stable")
@@ -777,7 +776,7 @@ def _codes(where: str, ids: pd.Series) -> tuple[np.ndarray, int]:
 
 def _same(value: Any) -> Any:
     """A number as the text that a file has for it, anything else as it is."""
-    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         return str(int(value)) if value == int(value) else str(value)
     return value
 
