@@ -158,11 +158,13 @@ def test_every_folder_and_file_of_the_library_is_part_of_the_package():
     folders = {path.parent for path in (ROOT / "gsas_lab").rglob("*.py")}
     names = {".".join(folder.relative_to(ROOT).parts): folder for folder in folders}
     assert {*data["packages"]} == {*names} > {"gsas_lab"}
-    for name, folder in names.items():
-        packed = {path.name for g in data["package-data"].get(name, []) for path in folder.glob(g)}
-        others = {p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py"}
-        assert packed == others, name
-    assert {"py.typed", "__init__.pyi"} <= {path.name for path in names["gsas_lab"].iterdir()}
+    given = [
+        (names[name], each) for name, all_of in data["package-data"].items() for each in all_of
+    ]
+    packed = {path for folder, each in given for path in folder.glob(each) if path.is_file()}
+    every = {path for path in (ROOT / "gsas_lab").rglob("*") if path.is_file()}
+    assert packed == {path for path in every if path.suffix not in (".py", ".pyc")}
+    assert {"py.typed", "__init__.pyi"} <= {path.name for path in packed}
 
 
 def test_a_users_type_checker_sees_the_names(tmp_path):
