@@ -94,9 +94,11 @@ def _has(folder: str, name: str) -> bool:
 
 
 def _system(folder: str, *names: str) -> System | None:
-    """The first of these that the folder has, by the mean validation NDCG@10 if it has several."""
+    """Of these, as far as the folder has them, the one with the most seeds, and of several such the
+    one with the highest mean validation NDCG@10.
+    """
     found = [System(folder, name) for name in names if _has(folder, name)]
-    return max(found, key=lambda each: each.mean("validation ndcg@10"), default=None)
+    return max(found, key=lambda s: (s.seeds, s.mean("validation ndcg@10")), default=None)
 
 
 def _needed(folder: str, name: str) -> System:

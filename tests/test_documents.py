@@ -59,6 +59,23 @@ def test_what_is_not_reproduced_says_why():
     assert told and all(": " in cell and "not known" not in cell for cell in told)
 
 
+def test_of_several_numbers_of_passes_validation_users_choose_and_seeds_go_before(monkeypatch):
+    class System:
+        def __init__(self, _, name):
+            self.name, (self.seeds, self.best) = name, systems[name]
+
+        def mean(self, what):
+            return self.best * (what == "validation ndcg@10")
+
+    monkeypatch.setattr(documents, "System", System)
+    monkeypatch.setattr(documents, "_has", lambda _, name: name in systems)
+    for systems, chosen in (
+        ({"a": (1, 0.16), "a, 24 passes": (1, 0.17), "a, 48 passes": (1, 0.165)}, "a, 24 passes"),
+        ({"a": (3, 0.16), "a, 24 passes": (1, 0.17)}, "a"),
+    ):
+        assert documents._system("here", *systems, "none").name == chosen
+
+
 def _source(png: bytes) -> str | None:
     return Image.open(io.BytesIO(png)).text.get("Source")
 
