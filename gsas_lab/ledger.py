@@ -129,7 +129,7 @@ class Ledger:
         the first, by the folders' names and never by what was measured. BCE is gBCE with t = 0, bit
         for bit.
         """
-        for same in (asked.settings, *_same(asked.settings)):
+        for same in (asked.settings, *recipes.same(asked.settings)):
             if rows := self._rows.get(_key(same, data)):
                 curves = [m for m in rows.values() if m.curve is not None]
                 found = rows.get(asked.folder) or next(iter(curves or rows.values()))
@@ -141,12 +141,6 @@ class Ledger:
 
 def _key(settings: Settings, data: str) -> tuple[Settings, str]:
     return replace(settings, device="auto", dataset=""), data
-
-
-def _same(settings: Settings) -> list[Settings]:
-    if settings.loss == "bce":
-        return [replace(settings, loss="gbce", t=0.0)]
-    return [replace(settings, loss="bce")] if (settings.loss, settings.t) == ("gbce", 0.0) else []
 
 
 def curves(folder: Path) -> dict[str, pd.DataFrame]:

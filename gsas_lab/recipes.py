@@ -214,6 +214,13 @@ def profile_of(settings: Settings) -> str:
     return "paper" if settings.epochs == Settings.epochs else "own"
 
 
+def same(settings: Settings) -> list[Settings]:
+    """The settings by another name that train the same: gBCE with t = 0 is BCE, bit for bit."""
+    if settings.loss == "bce":
+        return [replace(settings, loss="gbce", t=0.0)]
+    return [replace(settings, loss="bce")] if (settings.loss, settings.t) == ("gbce", 0.0) else []
+
+
 def strong(dataset: str, seed: int = 1) -> Settings:
     """gSASRec where quality counts more than equal time: d = 128, the encoder's products in bfloat16.
 
