@@ -89,7 +89,8 @@ def sheet(fault: str, seed: int) -> Sheet:
     if fault not in FAULTS:
         raise InputError(f"fault = {fault!r}: choose one of {', '.join(FAULTS)}.")
     rng = np.random.default_rng(seed)
-    world = World(_USERS, 12, _ITEMS, 5, explore=0.3, follow=0.7, seed=int(rng.integers(2**31)))
+    sizes = {"n_users": _USERS, "length": 12, "n_items": _ITEMS, "n_genres": 5}
+    world = World(**sizes, explore=0.3, follow=0.7, seed=int(rng.integers(2**31)))
     prob = world.probability(world.sample())[:, 1:]  # (users, items)
     chosen = (rng.random((_USERS, 1)) > prob.cumsum(axis=1)).sum(axis=1)
     hit = np.zeros(prob.shape, int)
