@@ -405,12 +405,15 @@ def main() -> None:
         return
     cases = [f"loss:{k}:{n}" for n in ITEMS.values() for k in (1, 16, 64, 256)]
     cases += ["step:256", "evaluation", "train" if device == "cuda" else "beside"]
+    if device == "cpu":
+        kinds = ("1024:shared-batch", "128:whole-catalogue")
+        cases += [f"table:{n}:{kind}" for kind in kinds for n in (3_416, 1_271_638)]
     whole = {"train": train, "beside": beside}
     rows = []
     evidence = runs.environment(torch.device(device))
     for case in cases:
         for row in whole[case]() if case in whole else child(case, arguments.rounds, device):
-            if case.startswith(("step", "loss:256")):
+            if case.startswith(("step", "loss:256", "table")):
                 row |= child(case, 1, device, row["what"])[0]
             rows.append(row | evidence)
             shown = {k: v for k, v in row.items() if v is not None}
