@@ -568,7 +568,7 @@ def write_report(folder: str | Path) -> Path:
 
 # Wide tables with names that keep to one line, but sentences that do not.
 _STYLE = (
-    "<style>.table { max-width: min(76rem, 100vw - 2.4rem); } "
+    "<style>div.table { max-width: min(76rem, 100vw - 2.4rem); } "
     "th, td { padding: 0.38rem 0.55rem; } tbody th { white-space: nowrap; }</style>"
 )
 
