@@ -345,6 +345,6 @@ def test_the_gallery_holds_every_explorer_with_a_slider(small_world, monkeypatch
     systems = {"SASRec": small_world, "softmax": replace(small_world, loss="softmax")}
     monkeypatch.setattr(recipes, "systems", lambda dataset, **_: systems)
     figures = gallery.figures("no such folder in outputs/reference")
-    assert len(figures) == 9 and all(figure.layout.sliders for figure in figures.values())
+    assert len(figures) == 10 and all(figure.layout.sliders for figure in figures.values())
     (curves,) = (f for heading, f in figures.items() if heading.startswith("Precision"))
     assert list(dict.fromkeys(curves.data[0].y)) == ["SASRec"]  # softmax has no Theorem 5.1

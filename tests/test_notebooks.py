@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = {
     "00_start_here", "01_overconfidence", "02_gbce_theory", "03_training", "04_calibration",
-    "08_your_data", "09_your_own_parts",
+    "08_your_data", "09_your_own_parts", "10_a_million_items",
 }  # fmt: skip
 EXERCISES = sorted((ROOT / "notebooks").glob("[es]*/*.ipynb"))  # and their solutions
 

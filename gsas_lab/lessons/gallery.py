@@ -8,11 +8,12 @@ from gsas_lab import paper, recipes, results, runs
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.lessons import explorers
 from gsas_lab.lessons import theory_explorers as drag
+from gsas_lab.lessons.million import million_explorer
 from gsas_lab.lessons.tug_of_war import tug_explorer
 
 STORY = (
     "Everything that can be dragged, by slider and without a kernel. Live, in notebooks 00, 01, 02, "
-    "04 and 05, there are more sliders."
+    "04, 05 and 10, there are more sliders."
 )
 
 
@@ -42,6 +43,7 @@ def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
             explorers.calibration_explorer(curves)
         ),
         "The memory of a full loss": explorers.memory_explorer(),
+        "A million items": million_explorer(),
     }
     if (results.REFERENCE / dataset / "figure3").exists():
         swept = results.of_paper("figure3", dataset)

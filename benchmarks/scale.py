@@ -1,0 +1,133 @@
+"""A training step and a ranking against the size of the catalogue: outputs/reference/scale/.
+
+    python benchmarks/scale.py            steps.csv and ranking.csv
+    python benchmarks/scale.py steps      one of them
+
+Each row is a process of its own, so that its peak memory is its own. Histories are drawn at random,
+as long as Gowalla's in the mean, so they stand for time and memory and for no quality. `cpu s` counts
+both cores' seconds, and moves less than `s` where a machine has other work.
+"""
+
+import resource
+import sys
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import gsas_lab  # noqa: F401  isort: skip (before torch: how its threads wait)
+import numpy as np
+import pandas as pd
+import torch
+
+from gsas_lab import experiment, files, interactions, ranking, runs, splits, training
+from gsas_lab.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "outputs" / "reference" / "scale"
+ITEMS = (1_000, 3_416, 54_542, 296_277, 1_271_638)
+WINDOWS, D, ROUNDS = 32, 128, 5
+SYSTEMS = {  # what is asked of each position
+    "softmax": {"loss": "softmax"},
+    "own negatives": {"loss": "gbce", "k": 256, "t": 0.75},
+    "shared by the batch": {"loss": "gbce", "k": 1024, "t": 0.75, "sampler": "shared-batch"},
+}
+LARGEST_SOFTMAX = 54_542  # beyond, a step takes minutes
+
+
+def drawn(n_items: int, n_users: int) -> experiment.Data:
+    """Users with 5 to some hundred interactions, 74 in the mean, of items drawn uniformly."""
+    rng = np.random.default_rng(0)
+    lengths = 5 + rng.exponential(69, n_users).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    known = interactions.Interactions(
+        "drawn",
+        rng.integers(1, n_items + 1, offsets[-1]).astype(np.int32),
+        offsets,
+        np.arange(n_users),
+        np.arange(n_items + 1),
+        "none",
+        "none",
+        exclude_seen=False,
+    )
+    return experiment.Data(known, splits.leave_one_out(known, 512))
+
+
+def step(n_items: int, system: str) -> dict:
+    data = drawn(n_items, 2000)
+    experiment.load_data = lambda settings: data
+    settings = Settings(
+        **{"d": D, "tied": True, "block": "modern", "device": "cpu"} | SYSTEMS[system]
+    )
+    if n_items <= settings.k:
+        settings = replace(settings, k=n_items // 4)
+    before = peak()
+    made = experiment.assemble(settings)
+    train, rng = data.split.train, np.random.default_rng(0)
+    plan = made.task.plan(train, 200, WINDOWS, "last", rng)[:1]
+    batch = next(made.task.batches(train, plan, 200, rng, 1))
+    one = training.Step(made, made.model().train())
+    one.seed(0, 0)
+    one(batch, 1e-3)
+    wall, cpu = [], []
+    for _ in range(ROUNDS):
+        w, c = time.perf_counter(), time.process_time()
+        one(batch, 1e-3)
+        wall.append(time.perf_counter() - w)
+        cpu.append(time.process_time() - c)
+    return {
+        "items": n_items,
+        "system": system,
+        "k": n_items if system == "softmax" else settings.k,
+        "d": D,
+        "windows": WINDOWS,
+        "positions": int((batch.positives > 0).sum()),
+        "s": float(np.median(wall)),
+        "cpu s": float(np.median(cpu)),
+        "peak MB": peak() - before,
+    }
+
+
+def ranked(n_items: int, _system: str) -> dict:
+    users = 3072
+    data = drawn(n_items, users)
+    experiment.load_data = lambda settings: data
+    made = experiment.assemble(Settings(d=D, tied=True, block="modern", device="cpu", k=64))
+    model, test, before = made.model().eval(), data.split.test, peak()
+    found = {"items": n_items, "users": users, "d": D, "scanned": ranking.scans(model)}
+    for name, work in {
+        "encoder": lambda: ranking.hidden_states(model, test),
+        "ranks": lambda: ranking.ranks(model, test, False),
+        "first 20": lambda: ranking.first_items(model, test, False, 20),
+    }.items():
+        w, c = time.perf_counter(), time.process_time()
+        work()
+        found |= {f"{name}, s": time.perf_counter() - w, f"{name}, cpu s": time.process_time() - c}
+    return found | {"peak MB": peak() - before}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    works = {"steps": step, "ranking": ranked}
+    cases = {
+        "steps": [(n, s) for s in SYSTEMS for n in ITEMS if s != "softmax" or n <= LARGEST_SOFTMAX],
+        "ranking": [(n, "") for n in ITEMS[2:]],
+    }
+    for name in sys.argv[1:] or cases:
+        rows = []
+        for n_items, system in cases[name]:
+            with get_context("fork").Pool(1) as child:  # which starts without torch's threads
+                rows.append(child.apply(works[name], (n_items, system)))
+            print(rows[-1], flush=True)
+        told = runs.environment(torch.device("cpu"))
+        keep = {key: told[key] for key in ("date", "commit", "device", "torch")}
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame(rows).assign(**keep)
+        files.write(FOLDER / f"{name}.csv", table.to_csv(index=False, float_format="%.5g").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Claims about a million items: arithmetic against small simulations, and the committed evidence."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from gsas_lab import results
+from gsas_lab.lessons import million
+
+
+def test_the_papers_51_gigabytes_are_half_of_scores_and_gradient():
+    parts = million.memory(1e6, 256, positions=64 * 200, whole=True)
+    assert parts["scores and their gradient"] / 2 == pytest.approx(51.2e9)
+
+
+@pytest.mark.parametrize("sharing", million.SHARING)
+def test_rows_touched_and_noise_are_those_of_draws(sharing, monkeypatch):
+    n_items, k, positions, windows = 50, 4, 24, 6
+    monkeypatch.setattr(million, "WINDOWS", windows)
+    rng, draws = np.random.default_rng(0), million.SHARING[sharing](windows, positions)
+    drawn = rng.integers(0, n_items, (4000, draws * k))
+    distinct = np.mean([len(np.unique(row)) for row in drawn])
+    assert distinct == pytest.approx(million.touched(n_items, k, sharing, positions), rel=0.02)
+    # Each draw stands for positions / draws of them, which all push alike.
+    push = (drawn == 0).sum(1) * positions / draws
+    assert push.std() / push.mean() == pytest.approx(
+        million.noise(n_items, k, sharing, positions), rel=0.05
+    )
+
+
+def test_a_power_law_is_found_again():
+    items = np.array([1e3, 1e4, 1e6])
+    table = pd.DataFrame({"system": "a", "items": items, "cpu s": 3e-4 * items**0.25})
+    fit = million.fitted(table).loc["a"]
+    assert (fit["exponent"], fit["factor"]) == pytest.approx((0.25, 3e-4))
+
+
+def test_the_evidence_says_what_the_notebook_says():
+    fits = million.fitted(million.steps())["exponent"]
+    assert fits["shared by the batch"] < fits["own negatives"] < 1
+    assert fits["shared by the batch"] < fits["softmax"]
+    ranked = pd.read_csv(results.REFERENCE / "scale" / "ranking.csv")
+    assert ranked["scanned"].tolist() == (ranked["items"] >= 100_000).tolist()
+
+
+@pytest.mark.parametrize("sharing", million.SHARING)
+def test_the_explorer_shows_what_the_functions_say(sharing):
+    figure = million.million_figure(1e6, 64, sharing)
+    assert f"{million.touched(10**6, 64, sharing):,.0f} rows touched" in figure.layout.title.text
+    assert sum(million.memory(10**6, 64).values()) / 1e9 == pytest.approx(figure.data[0].x[1])
+    static = million.million_explorer().static()
+    assert isinstance(static, go.Figure) and len(static.frames) == 6
+
+
+def test_every_control_of_the_live_explorer_moves_the_figure():
+    live = million.million_explorer().live()
+    controls, figure = live.children[0].children, live.children[1]
+    for control, value in zip(controls, (1e4, 8, "shared by the window"), strict=True):
+        before = figure.layout.title.text
+        control.value = value
+        assert figure.layout.title.text != before
