@@ -15,7 +15,7 @@ from gsas_lab import files, instrument
 from gsas_lab.errors import InputError
 from gsas_lab.worlds import World
 
-SIZES = {500: 10, 5_000: 3, 50_000: 1}  # users, and how often each is drawn anew
+SIZES = {500: 8, 5_000: 2, 50_000: 1}  # users, and how often each is drawn anew
 WORLD = World(n_items=200)
 COLUMNS = ["fault", "users", "measure", "repeats", "detected", "value", "chance", "truth"]
 

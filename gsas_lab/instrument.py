@@ -8,8 +8,8 @@ unions of cells; smooth ECE and CORP see nothing finer than a cell.
 A measure of error is a norm of these gaps, so that noise alone makes it positive, and the usual
 bootstrap fails. Its interval is found by inversion: c times the measured gaps, plus the noise of
 resampled users, gives the measure a distribution for each c >= 0; those c belong to the interval for
-which the measured value lies between the 2.5 % and 97.5 % points. It begins at 0 where users' noise
-alone explains the value. One direction of gaps is all that are measured, another those of the bins
+which the measured value lies between the 2.5 % and 97.5 % points. It begins at 0 where users' noise,
+or chance, explains the value. One direction of gaps is all that are measured, another those of the bins
 that stand out by two standard errors (errors may be everywhere, or in one bin among twenty): the
 interval holds both. For CORP the gaps are those of the isotonic fit, see `redrawn`.
 """
@@ -314,8 +314,8 @@ def interval(
     directions = [of.gap, of.standing_out] if model is None else [model[0]]
     lift = measure.lift(noise)
     none = measure.norm(lift)
-    if model is not None:  # what is drawn from a fit to noise need not be what p̂ itself draws
-        none = np.maximum(np.sort(none), np.sort(measure(of.chance)))
+    # Bins without a hit have none among resampled users either: chance must not explain the value.
+    none = np.maximum(np.sort(none), np.sort(measure(of.chance)))
     ends = []
     for at, gaps in enumerate(directions):
         along = measure.lift(gaps[:, None])
