@@ -129,16 +129,17 @@ def detection(faults: Iterable[str] = FAULTS, sizes: dict[int, int] | None = Non
 
 
 def write_detection(folder: Path) -> Path:
-    """detection.csv in the folder; faults that it already holds are kept."""
+    """detection.csv in the folder; faults and sizes that it already holds are kept."""
     folder = files.output(folder)
     path = folder / "detection.csv"
     with files.locked(folder):
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-        for fault in FAULTS:
-            if fault not in set(table["fault"]):
-                added = detection([fault]).round(6)
-                table = added if table.empty else pd.concat([table, added], ignore_index=True)
-                files.write(path, table.to_csv(index=False).encode())
+        for users, repeats in SIZES.items():
+            for fault in FAULTS:
+                if not ((table["fault"] == fault) & (table["users"] == users)).any():
+                    added = detection([fault], {users: repeats}).round(6)
+                    table = added if table.empty else pd.concat([table, added], ignore_index=True)
+                    files.write(path, table.to_csv(index=False).encode())
     return path
 
 

@@ -325,7 +325,7 @@ def interval(
             row["debiased"] = max(0.0, value - bias)
         if length > 0:
             reach = [_reach(measure, along, lift, none, value, q) for q in _ENDS]
-            ends.append([float(measure(c * gaps[:, None])[0]) for c in reach])
+            ends.append([float(measure(c * gaps[:, None])[0]) if c else 0.0 for c in reach])
     row["low"] = min((end[0] for end in ends), default=0.0)
     row["high"] = max((end[1] for end in ends), default=0.0)
     return row
