@@ -238,7 +238,7 @@ def strong(dataset: str, seed: int = 1) -> Settings:
 
 
 def million(dataset: str = "known-truth-million", seed: int = 1) -> Settings:
-    """gSASRec for a catalogue of a million items on two cores, within an hour and 4 GB.
+    """gSASRec for a catalogue of a million items on two cores; what it reaches is not measured yet.
 
     The paper's k and t on Gowalla, its negatives shared by a window, so that a step touches 2 % of
     the table; windows of 50; and 3 % of known-truth-million's users for validation.
