@@ -319,6 +319,10 @@ _PASSES = (
 _WHY = {  # (where, how the number's name begins): why it is not as printed
     ("Table 2", "SASRec, softmax"): _HALF,
     ("Table 3", "SASRec, softmax"): _HALF,
+    ("Figure 1", "gSASRec: "): "t = 0.75 leaves it above 1; the paper does not say which t it has",
+    ("Figure 1", "SASRec, sampled softmax"): (
+        "this loss learns differences of scores alone, so that any level of σ fits it as well"
+    ),
     ("Figure 3", "k = 1"): _PASSES,
     ("Figure 3", "k = 256"): "without the cell of the note the range is 0.1719–0.1761",
     ("Figure 3", "a higher t"): "one seed a cell: differences are of the size that a seed makes",
