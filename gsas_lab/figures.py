@@ -37,6 +37,8 @@ _FIXED = {
     "gSASRec": Style("#009E73", "^"),
     "gSASRec, t = 1": Style("#CC79A7", "v"),
     "Popularity": Style("#999999", "X"),
+    "BERT4Rec": Style("#56B4E9", "P"),
+    "MF-BPR": Style("#8C7B00", "h"),
     "Theorem 5.1": Style("#000000", "", "--"),
     "truth": Style("#000000", "*"),
     "raw σ(s)": Style("#D55E00", "o"),
