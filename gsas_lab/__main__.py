@@ -160,7 +160,7 @@ def _repair_of(arguments: argparse.Namespace) -> repairs.Repair | None:
 
 
 def _repair(arguments: argparse.Namespace) -> None:
-    choice = evidence.choose_repair(shelf.find(arguments.run))
+    choice = evidence.choose_repair(shelf.find(arguments.run), arguments.top)
     name = arguments.by or choice.name
     if name not in choice.repairs:
         why = choice.table["undefined"].get(name, "it is none of these")
@@ -437,6 +437,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     repair.add_argument("run", help="a run folder, or the start of a name as `runs` lists it")
     repair.add_argument("output", type=_path, help="a file to write, such as repair.json")
+    repair.add_argument("--top", type=int, help="judge by each user's first so many items alone")
     repair.add_argument(
         "--by", help=f"instead of the chosen one: {', '.join(repairs.FITS)}, analytic"
     )

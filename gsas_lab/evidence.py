@@ -140,12 +140,28 @@ def pairs(run: runs.Run, held: Holdout) -> repairs.Pairs:
     )
 
 
-def choose_repair(run: runs.Run) -> repairs.Choice:
-    """The repair that the run's validation users choose: see `repairs.choose`."""
+def probabilities(run: runs.Run, held: Holdout, repair: repairs.Repair | None = None) -> np.ndarray:
+    """p̂ of each user of a holdout, or what a repair makes of it: (users, n_items), 0 for what may not
+    be recommended.
+    """
+    split = run.data.split
+    logits = run.logits(run.scores(held))
+    may = held.candidates(split.n_items, split.protocol.exclude_seen)
+    order = np.argsort(np.where(may, -logits, np.inf), axis=1, kind="stable")
+    rank = np.empty(logits.shape, np.int64)
+    np.put_along_axis(rank, order, np.arange(1, logits.shape[1] + 1)[None], axis=1)
+    return np.where(may, (repair or repairs.Logistic(1.0))(logits, rank=rank), 0.0)
+
+
+def choose_repair(run: runs.Run, top: int | None = None) -> repairs.Choice:
+    """The repair that the run's validation users choose, top: by their first items alone: see
+    `repairs.choose`.
+    """
     point, known = run.theorem, {}
     if point is not None and not callable(point.pull) and not np.ndim(point.alpha):
         known["analytic"] = repairs.Inverse(float(point.alpha), point.pull, point.collisions)
-    return repairs.choose(pairs(run, some(run.data.split.validation, run.items.n_items)), known)
+    held = some(run.data.split.validation, run.items.n_items)
+    return repairs.choose(pairs(run, held), known, top)
 
 
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:

@@ -46,6 +46,9 @@ _FIXED = {
     "temperature": Style("#E69F00", "s"),
     "Platt": Style("#0072B2", "D"),
     "isotonic": Style("#CC79A7", "v"),
+    "SASRec, raw": Style("#D55E00", "o"),
+    "SASRec, repaired": Style("#009E73", "^"),
+    "P itself": Style("#000000", "*"),
 }
 _OTHERS = (Style("#56B4E9", "P"), Style("#8C7B00", "h"), Style("#5B3A8C", "p", "-."))
 BLUE, GREY = "#0072B2", "#666666"  # data without a system; references: the diagonal, a limit
@@ -121,6 +124,46 @@ def precision_vs_predicted(curves: Tables, ax: Axes | None = None, log: bool = F
     if not log:
         ax.set(xlim=(0, points[:, 0].max() * 1.14), ylim=(0, 1.08))
     return _legend(_diagonal(ax, points))
+
+
+def profit_by_cost(tables: Tables, ax: Axes | None = None) -> Axes:
+    """What notifying earns at each cost, for 1,000 users; dashes: what it promised.
+
+    Tables of `decisions.by_cost`. Where there is the truth, solid lines are the expected profit, else
+    the realised one with its 95 % interval. Promises beyond three times the largest profit run out of
+    the figure.
+    """
+    ax = _dress(ax, "cost of a notification", "profit for 1,000 users", "x")
+    most = 0.0
+    for name, style in styles(tables).items():
+        table = tables[name]
+        came = 1000 * table["expected" if "expected" in table else "realised"]
+        _line(ax, table["cost"], came, style, name, max(1, len(table) // 8))
+        if "expected" not in table:
+            ends = 1000 * table["low"], 1000 * table["high"]
+            ax.fill_between(table["cost"], *ends, color=style.colour, alpha=0.15, lw=0)
+        ax.plot(table["cost"], 1000 * table["promised"], ":", color=style.colour, lw=1.5)
+        most = max(most, float(np.abs(came).max()))
+    ax.plot([], [], ":", color=GREY, lw=1.5, label="promised")
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.set_ylim(-1.1 * most, 3 * most or 1)
+    return _legend(ax)
+
+
+def alarms(tables: Tables, ax: Axes | None = None, drift: float | None = None) -> Axes:
+    """The larger CUSUM sum of each day on a log axis from 1 on, and the limit where it rings.
+
+    Tables of `decisions.alarm`; drift: the day from which on something else is true.
+    """
+    ax = _dress(ax, "day", "CUSUM of hits against Σp̂, 1 + sum (log scale)", "y")
+    for name, style in styles(tables).items():
+        table = tables[name]
+        height = 1 + np.maximum(table["up"], table["down"])
+        _line(ax, table["day"], height, style, name, max(1, len(table) // 12))
+    ax.axhline(1 + 5, color=GREY, lw=1, ls="--", label="rings above")
+    if drift is not None:
+        ax.axvline(drift, color=GREY, lw=1, ls=":", label="the drift begins")
+    return _legend(ax)
 
 
 def reliability(curves: Tables, ax: Axes | None = None, log: bool = True) -> Axes:

@@ -521,7 +521,11 @@ class Choice:
 
 
 def choose(
-    pairs: Pairs, known: Mapping[str, Repair] | None = None, folds: int = FOLDS, seed: int = 0
+    pairs: Pairs,
+    known: Mapping[str, Repair] | None = None,
+    top: int | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
 ) -> Choice:
     """The plainest repair whose log loss on users that it was not fitted to is not beaten.
 
@@ -532,12 +536,15 @@ def choose(
     ece (20 bins, all pairs); moved, targets at another place than before, ties counted against them;
     undefined: why there is none. Chosen is the first row whose loss is at most one standard error (of
     the difference over users) above the least.
+    top: loss, sum and ece of each user's first so many items alone, which is what matters to whoever
+    shows no more than these; all fits but the rank-wise one are made to all pairs all the same.
     """
     users = len(pairs.lengths)
-    if users < 2 * folds:
-        raise InputError(f"{users} users are too few for {folds} folds: give {2 * folds} or more.")
+    if users < 2:
+        raise InputError("One user cannot judge what it was fitted to: give more users.")
+    folds = min(folds, users)
     fold = np.random.default_rng(seed).permutation(users) % folds
-    pairs.rank  # once, for all folds  # noqa: B018
+    at = pairs.rank <= (len(pairs.rank) if top is None else top)  # where it is judged
     fixed: dict[str, Repair] = {"as it is": Logistic(1.0), **(known or {})}
     wanted = [name for name in FITS if name != "by group" or pairs.group is not None]
     rows: dict[str, dict[str, Any]] = {}
@@ -560,12 +567,14 @@ def choose(
             continue
         with np.errstate(divide="ignore"):
             each = -np.where(pairs.hit, np.log(prob), np.log1p(-prob))
-        losses[name] = pairs.by_user(each)
-        mean, low, high = _mean_of_users(pairs.by_user(prob))
+        losses[name] = pairs.by_user(np.where(at, each, 0.0))
+        mean, low, high = _mean_of_users(pairs.by_user(np.where(at, prob, 0.0)))
         rows[name] = {
             "log_loss": losses[name].mean(),
             "sum": mean, "sum_low": low, "sum_high": high,
-            "ece": expected_calibration_error(prob, pairs.hit, weight=pairs.weight),
+            "ece": expected_calibration_error(
+                prob[at], pairs.hit[at], weight=None if pairs.weight is None else pairs.weight[at]
+            ),
             "moved": int((_places(pairs, prob) != before).sum()),
         }  # fmt: skip
         if np.isfinite(losses[name]).all() and np.isfinite(losses["as it is"]).all():
@@ -579,7 +588,8 @@ def choose(
         apart = losses[name] - losses[best]
         if means[name] - means[best] <= apart.std(ddof=1) / math.sqrt(users):
             break
-    why = f"On users that it was not fitted to, {name} has a log loss of {means[name]:.4f} a user"
+    where = "" if top is None else f" and among their first {top:,} items"
+    why = f"On users that it was not fitted to{where}, {name} has a log loss of {means[name]:.4f} a user"
     if name == best:
         why += ", the least of all."
     else:

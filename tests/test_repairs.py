@@ -269,6 +269,20 @@ def test_validation_users_choose_the_plainest_repair_that_mends_the_fault(fault,
     assert (found.table.loc[["offset", "Platt", "beta"], "moved"] == 0).all()
 
 
+def test_the_first_items_alone_may_judge():
+    prior = world(3_000)
+    scores = np.log(prior / (1 - prior))
+    best = scores.max(axis=1, keepdims=True)  # rank 1 is too timid, and nothing else
+    np.put_along_axis(scores, scores.argmax(1)[:, None], best - 0.8, 1)
+    pairs = repairs.Pairs.of(*users_of(scores, prior))
+    found = repairs.choose(pairs, top=1)
+    first, row = pairs.rank == 1, found.table.loc["as it is"]
+    literal = -np.where(pairs.hit, np.log(expit(pairs.scores)), np.log(expit(-pairs.scores)))
+    assert row["log_loss"] == pytest.approx(literal[first].sum() / 3_000)
+    assert row["sum"] == pytest.approx(expit(pairs.scores[first]).sum() / 3_000)
+    assert "first 1 items" in found.why and found.table.loc[found.name, "low"] > 0
+
+
 def test_no_repair_is_judged_by_users_that_it_was_fitted_to():
     prior = world(60)
     scores, hit = users_of(np.log(prior / (1 - prior)), prior)
@@ -347,7 +361,7 @@ def test_a_damaged_repair_is_refused_in_one_sentence(damage, tmp_path):
         (lambda: repairs.by_group(repairs.Pairs.of([[0.0, 1.0]], [[True, False]])), "each pair's"),
         (lambda: repairs.Pairs.of([0.0], [True]), "users, n_items"),
         (lambda: repairs.Pairs(np.zeros(2), np.array([True, False]), np.array([3])), "3 pairs of 2"),
-        (lambda: repairs.choose(repairs.Pairs.of(np.eye(9), np.eye(9))), "9 users are too few"),
+        (lambda: repairs.choose(repairs.Pairs.of([[1, 0]], [[1, 0]])), "One user cannot judge"),
         (lambda: repairs.save(lambda s: s, "x.json"), "no repair of this library"),
     ],
 )  # fmt: skip

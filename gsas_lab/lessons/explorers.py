@@ -22,6 +22,7 @@ import plotly.graph_objects as go
 import plotly.io
 from IPython.display import display
 
+from gsas_lab.decisions import profit
 from gsas_lab.errors import InputError
 from gsas_lab.figures import BLUE, CELLS, GREY, MEMORY, Tables, size, styles
 from gsas_lab.theory import BYTES, logits_bytes
@@ -449,6 +450,88 @@ def grid_explorer(
 
     def static() -> go.Figure:
         return stepped(draw, {name: name for name in metrics}, "metric: ")
+
+    return Explorer(live, static)
+
+
+# 5. What a threshold earns (notebook 11)
+
+
+def desk_figure(
+    rungs: Tables, threshold: float = 0.05, value: float = 1.0, cost: float = 0.05
+) -> go.Figure:
+    """Promised beside realised profit for 1,000 users, by the threshold on p̂: a panel a table.
+
+    Tables of `decisions.ladder`, two at most. A hit earns `value`, showing costs `cost`; dots stand at
+    `threshold`. The dotted line is the most that somebody who knows P would earn with these items,
+    where the tables have the truth; the diamond is cost / value, where calibrated p̂ should be cut.
+    """
+    if not 1 <= len(rungs) <= 2:
+        raise InputError(f"The desk has room for one or two tables, not {len(rungs)}.")
+    told, drawn = [], []
+    for name, table in rungs.items():
+        earned = profit(table, value, cost)
+        money = earned[["promised", "realised"]].to_numpy() * 1000
+        above = int((earned["threshold"] > threshold).sum())  # rungs at which all are above it
+        at = money[above - 1] if above else np.zeros(2)
+        drawn.append((name, earned["threshold"].to_numpy(), money, at))
+        told.append(f"{name}: promised {at[0]:,.0f}, came <b>{at[1]:,.0f}</b>")
+    figure = blank(
+        "; ".join(told),
+        f"profit for 1,000 users where the best item is shown if p̂ > {threshold:.3g}; "
+        f"cost / value = {cost / value:.3g}",
+        "threshold on p̂ (log scale)",
+        "profit for 1,000 users",
+    )
+    lowest = min(float(x.min()) for _, x, _, _ in drawn if len(x))
+    room = [[0, 1]] if len(drawn) == 1 else [[0, 0.45], [0.56, 1]]
+    for place, (name, x, money, at) in enumerate(drawn):
+        axis, colour = "" if place == 0 else "2", styles(rungs)[name].colour
+        on: dict[str, Any] = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+        for column, label, dash in ((0, "promised", "dot"), (1, "realised", "solid")):
+            figure.add_scatter(
+                x=x, y=money[:, column], name=f"{name}: {label}", line={"color": colour, "dash": dash},
+                hovertemplate=f"p̂ > %{{x:.3g}}: {label} %{{y:,.1f}}<extra>{name}</extra>", **on,
+            )  # fmt: skip
+            dot = {"size": 12, "color": colour, "symbol": "circle" if column else "circle-open"}
+            figure.add_scatter(
+                x=[threshold], y=[at[column]], mode="markers", marker=dot, showlegend=False,
+                hoverinfo="skip", **on,
+            )  # fmt: skip
+        figure.add_scatter(
+            x=[cost / value], y=[0], mode="markers", name="cost / value", hoverinfo="skip",
+            marker={"size": 12, "color": "black", "symbol": "diamond-open"}, showlegend=place == 0, **on,
+        )  # fmt: skip
+        title = {"text": f"{name}: threshold on p̂ (log scale)"}
+        ends = {"type": "log", "range": [np.log10(lowest), 0.05], "domain": room[place]}
+        figure.update_layout({f"xaxis{axis}": {**_AXIS, **ends, "title": title}})
+    if len(drawn) == 2:
+        figure.update_layout(yaxis2={**_AXIS, "anchor": "x2"}, xaxis2={"anchor": "y2"})
+    return figure.update_layout(legend={"orientation": "h", "y": -0.22}, height=480)
+
+
+def desk_explorer(rungs: Tables, value: float = 1.0, cost: float = 0.05) -> Explorer:
+    """`desk_figure` with sliders over threshold, value and cost; statically, over the cost, cut at
+    cost / value.
+    """
+    draw = partial(desk_figure, rungs)
+
+    def live() -> widgets.Widget:
+        log = partial(widgets.FloatLogSlider, min=-4, max=0, step=0.02, readout_format=".3g")
+        controls = {
+            "threshold": log(min(cost / value, 1.0), description="threshold"),
+            "value": widgets.FloatSlider(value, min=0.1, max=10, step=0.1, description="value"),
+            "cost": log(cost, max=1, description="cost"),
+        }
+        return widgets.VBox([row(*controls.values()), driven(draw, controls)])
+
+    def static() -> go.Figure:
+        costs = [float(f"{cost * times:.2g}") for times in (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10)]
+        steps = {f"{each:g}": each for each in costs}
+        return stepped(
+            lambda each: draw(threshold=min(each / value, 1.0), value=value, cost=each),
+            steps, "cost of showing: ", f"{float(f'{cost:.2g}'):g}",
+        )  # fmt: skip
 
     return Explorer(live, static)
 
