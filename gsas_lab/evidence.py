@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from gsas_lab import calibration, files, instrument, ranking, recipes, repairs, runs
+from gsas_lab import (
+    calibration,
+    diagnosis,
+    files,
+    instrument,
+    ranking,
+    recipes,
+    repairs,
+    runs,
+    splits,
+)
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
@@ -21,6 +31,7 @@ from gsas_lab.worlds import WORLDS
 
 _RANKING = ("recall@1", "recall@10", "ndcg@10")
 _PAIRS = 20_000_000  # of user and item: 80 MB of scores
+_FEWEST = 30  # clicks of a month
 
 
 def some(holdout: Holdout, n_items: int, users: int = 2000) -> Holdout:
@@ -162,6 +173,50 @@ def choose_repair(run: runs.Run, top: int | None = None) -> repairs.Choice:
         known["analytic"] = repairs.Inverse(float(point.alpha), point.pull, point.collisions)
     held = some(run.data.split.validation, run.items.n_items)
     return repairs.choose(pairs(run, held), known, top)
+
+
+def over_time(run: runs.Run, repair: repairs.Repair | None = None) -> pd.DataFrame:
+    """How long do a model and its repair last? One row a month after the cut of a split by time.
+
+    Columns: month; clicks, how many are judged, each with all that its user did before it, also after
+    the cut (a month has 20 million pairs of user and item at most, drawn); raw and repaired, the mean
+    Σp̂ of a click, 1 where right; offset with low and high, what would have to be subtracted in that
+    month (95 % interval over clicks); new, the share of clicks on items that were never trained.
+    Months with fewer than 30 clicks are left out; times that are no dates are cut into twelve parts.
+    """
+    split, known = run.data.split, run.data.interactions
+    held, when = splits.after(known, split, most=1_000_000)
+    if when.max() > 6.3e8:
+        month = when.astype("datetime64[s]").astype("datetime64[M]").astype(str)
+    else:
+        month = np.array([f"part {1 + 12 * at // len(when):2}" for at in range(len(when))])
+    repair = repair or choose_repair(run).repairs["offset"]
+    trained = np.bincount(split.train.items, minlength=split.n_items + 1) > 0
+    rng, rows = np.random.default_rng(0), []
+    for name in sorted(set(month)):
+        at = np.flatnonzero(month == name)
+        if len(at) < _FEWEST:
+            continue
+        most = max(_FEWEST, _PAIRS // split.n_items)
+        some_of = held.subset(np.sort(rng.permutation(at)[:most]))
+        logits = run.logits(run.scores(some_of))
+        may = some_of.candidates(split.n_items, split.protocol.exclude_seen)
+        hits = some_of.hits(split.n_items)
+        found = diagnosis.diagnose(logits, hits, of="logits", candidates=may)
+        mended = repairs.Pairs.of(logits, hits, may).repaired(repair)
+        rows.append(
+            {
+                "month": name,
+                "clicks": len(some_of.users),
+                "raw": found.expected,
+                "repaired": mended.sum() / len(some_of.users),
+                "offset": found.offset,
+                "low": found.interval[0],
+                "high": found.interval[1],
+                "new": 1 - trained[some_of.targets].mean(),
+            }
+        )
+    return pd.DataFrame(rows, columns="month clicks raw repaired offset low high new".split())
 
 
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:

@@ -131,10 +131,12 @@ def load_data(settings: Settings) -> Data:
             settings.dataset, min_user=settings.min_user, min_item=settings.min_item,
             user=settings.user, item=settings.item, time=settings.time,
         )  # fmt: skip
-        split = splits.leave_one_out(
-            data, settings.validation_users, variant=settings.split,
-            exclude_seen=settings.exclude_seen,
-        )  # fmt: skip
+        users, seen = settings.validation_users, settings.exclude_seen
+        split = (
+            splits.by_time(data, settings.split_at, users, exclude_seen=seen)
+            if settings.split == "time"
+            else splits.leave_one_out(data, users, variant=settings.split, exclude_seen=seen)
+        )
         _loaded[key] = found, Data(data, split)
     return _loaded[key][1]
 

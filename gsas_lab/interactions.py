@@ -34,7 +34,7 @@ PAD = 0  # the item that is no item
 KNOWN_TRUTH = "known-truth"
 
 _DATA = HOME / "data"  # downloads, and the registry (a user's own one, beside an installed package)
-_CACHE_FORMAT = 3
+_CACHE_FORMAT = 4  # raise it when parsing or the cached arrays change: old caches are then ignored
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,7 @@ class Interactions:
     genres: np.ndarray | None = None  # (n_items + 1,) str, "|" between
     world: World | None = None  # the known-truth world, with its P(i | history)
     unused: tuple[str, ...] = ()  # names of the file's other columns, weights among them
+    times: np.ndarray | None = None  # (n_interactions,) float64: seconds since 1970, or own numbers
 
     @property
     def n_users(self) -> int:
@@ -437,6 +438,7 @@ def _parsed(
         packed = io.BytesIO()
         ids = {name: _packed(arrays[name]) for name in ("user_ids", "item_ids")}
         told = {"tie_rule": arrays["tie_rule"], "unused": arrays["unused"]}
+        told["times"] = [] if arrays["times"] is None else arrays["times"]
         np.savez(
             packed, allow_pickle=False, **arrays | ids | {n: np.array(x) for n, x in told.items()}
         )
@@ -446,10 +448,11 @@ def _parsed(
         "sha256": sha256,
         "tie_rule": str(arrays["tie_rule"]),
         "unused": tuple(map(str, arrays["unused"])),
+        "times": None if arrays["times"] is None or not len(arrays["times"]) else arrays["times"],
     }
 
 
-_CACHED = ("items", "offsets", "user_ids", "item_ids", "tie_rule", "unused")
+_CACHED = ("items", "offsets", "user_ids", "item_ids", "tie_rule", "unused", "times")
 
 
 def _packed(ids: np.ndarray) -> np.ndarray:
@@ -490,6 +493,7 @@ def _arrays(where: str, table: Table, min_user: int, min_item: int) -> dict[str,
         "item_ids": np.concatenate([padding, item_ids]),
         "tie_rule": table.order,
         "unused": table.unused,
+        "times": None if table.moments is None else table.moments[order][keep],
     }
 
 

@@ -68,6 +68,7 @@ class Table(NamedTuple):
     item_ids: np.ndarray
     order: str  # what orders a user's interactions, and equal times
     unused: tuple[str, ...]  # names of the other columns
+    moments: np.ndarray | None = None  # (n,) float64: seconds since 1970, or the file's own numbers
 
 
 class _Form(NamedTuple):
@@ -707,11 +708,11 @@ def _table(where: str, rows: _Rows, roles: _Roles) -> Table:
                 again &= np.array([x in names or _plain(x) in names for x in ids.tolist()])[codes]
             if again.any():
                 raise _BadRow(again, "the header is repeated inside the file")
-        times = _times(rows.cells["time"]) if "time" in rows.cells else None
+        times, moments = _times(rows.cells["time"]) if "time" in rows.cells else (None, None)
     except _BadRow as bad:
         place = f"{rows.place} {rows.places[bad.row]}"
         raise InputError(f"{where}, {place}: {bad}; expected {rows.words}.") from None
-    return Table(users, items, times, user_ids, item_ids, roles.order, roles.unused)
+    return Table(users, items, times, user_ids, item_ids, roles.order, roles.unused, moments)
 
 
 def _ids(kind: str, cells: pd.Series, integers: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -807,8 +808,10 @@ _ISO = re.compile(
 )
 
 
-def _times(cells: pd.Series) -> np.ndarray:
-    """Numbers of any size, or dates in ISO 8601 (n,) -> their ranks (n,), compared exactly."""
+def _times(cells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of any size, or dates in ISO 8601 (n,) -> their ranks (n,), compared exactly, and what
+    they say in float64: see `_seconds`.
+    """
     missing = cells.isna().to_numpy()
     if missing.any():
         raise _BadRow(missing, _NO_TIME)
@@ -816,11 +819,19 @@ def _times(cells: pd.Series) -> np.ndarray:
         numbers = (cells.astype("int64") if cells.dtype.kind == "M" else cells).to_numpy()
         if not np.isfinite(numbers).all():
             raise _BadRow(~np.isfinite(numbers), _NO_TIME)
-        return np.unique(numbers, return_inverse=True)[1]
+        moments = numbers.astype(float)
+        if cells.dtype.kind == "M":
+            moments = (
+                pd.to_datetime(cells, utc=True).dt.as_unit("ns").astype("int64").to_numpy() / 1e9
+            )
+        return np.unique(numbers, return_inverse=True)[1], _seconds(
+            moments, cells.dtype.kind == "M"
+        )
     texts = cells.tolist()
     if all(type(text) is str and 0 < len(text) < 19 for text in texts):
         if (text := "".join(texts)).isdigit() and text.isascii():  # as mostly, and fast
-            return np.unique(cells.astype(np.int64), return_inverse=True)[1]
+            numbers = cells.astype(np.int64).to_numpy()
+            return np.unique(numbers, return_inverse=True)[1], _seconds(numbers.astype(float))
     codes, values = _distinct("timestamp", cells)
     keys, kinds = [], []
     for code, value in enumerate(values):
@@ -834,7 +845,21 @@ def _times(cells: pd.Series) -> np.ndarray:
         other = next(code for code, kind in enumerate(kinds) if kind != kinds[0])
         raise _BadRow(codes == other, f"{kinds[other]}, while the first time is {kinds[0]}")
     ranks = {key: rank for rank, key in enumerate(sorted(set(keys)))}
-    return np.array([ranks[key] for key in keys], np.int64)[codes]
+    dated = bool(kinds) and kinds[0].startswith("a date")
+    # Dates are counted from the year 1.
+    said = [key[0] - 62_135_596_800 if dated else float(key) for key in keys]
+    moments = _seconds(np.array(said, float), dated)
+    return np.array([ranks[key] for key in keys], np.int64)[codes], moments[codes]
+
+
+def _seconds(numbers: np.ndarray, dated: bool = False) -> np.ndarray:
+    """Seconds since 1970 where all are these, or milli-, micro- or nanoseconds, of 1990 to 2052; else
+    as they are.
+    """
+    for unit in () if dated else (1e3, 1e6, 1e9):
+        if len(numbers) and 6.3e8 * unit <= numbers.min() <= numbers.max() <= 2.6e9 * unit:
+            return numbers / unit
+    return numbers
 
 
 def _time_text(value: Any) -> str:

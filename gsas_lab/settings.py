@@ -32,6 +32,7 @@ OF_DATA = (  # the settings that say what is read and how it is split
     "item",
     "time",
     "split",
+    "split_at",
     "validation_users",
     "exclude_seen",
 )
@@ -67,6 +68,9 @@ class Settings:
         None, "the file's column of times; none: by the usual names; 'none': the file's order"
     )
     split: str = _option("paper", "what is held out, see splits.py", splits.VARIANTS)
+    split_at: str = _option(
+        "0.8", "of split time: a date such as 2009-06-01, or the share of interactions before it"
+    )
     validation_users: int = _option(512, "users whose second-last item chooses the weights")
     exclude_seen: bool | None = _option(
         None, "leave seen items out of the ranking; none: as the data set's convention"

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
 
-VARIANTS = ("paper", "port")
+VARIANTS = ("paper", "port", "time")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Protocol:
     interactions: int
     trained_interactions: int
     tie_rule: str  # what orders interactions, and equal times
-    split: str  # "paper" or "port"
+    split: str  # "paper", "port", or "time, before …"
     validation_users: int
     split_seed: int
     exclude_seen: bool  # seen items do not compete when the target is ranked
@@ -100,13 +100,14 @@ class Protocol:
             f"for {self.few_rivals:,} users fewer than {max(self.cutoffs)} other items compete, so "
             f"their Recall@{max(self.cutoffs)} is 1 whatever is recommended; "
         )
+        by_time = self.split.startswith("time")
+        kind = self.split if by_time else f"leave-one-out, {self.split}'s variant"
         unused = f"; columns not used: {', '.join(self.unused[:8])}"
         unused += " …" if len(self.unused) > 8 else ""
         return (
             f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
             f"{self.items:,} items, {self.interactions:,} interactions, "
-            f"{self.trained_interactions:,} of them trained on; leave-one-out, {self.split}'s "
-            f"variant; {self.validation_users} validation users (seed {self.split_seed}); ranked "
+            f"{self.trained_interactions:,} of them trained on; {kind}; {self.validation_users} validation users (seed {self.split_seed}); ranked "
             f"over the {self.candidates}, seen items {seen}; "
             f"{again if self.taken_again else ''}{few if self.few_rivals else ''}{self.rank_ties}; "
             f"order: {self.tie_rule}{unused if self.unused else ''}."
@@ -126,6 +127,7 @@ class Split:
     test: Holdout
     n_items: int
     protocol: Protocol
+    cut: float | None = None  # of a split by time: what is before it may be trained on
 
 
 def leave_one_out(
@@ -149,8 +151,8 @@ def leave_one_out(
     Raises InputError for a user with a single interaction, who has nothing to predict from, and for
     data in which no item ever competes with the target.
     """
-    if variant not in VARIANTS:
-        raise InputError(f"Split '{variant}' is unknown: choose one of {', '.join(VARIANTS)}.")
+    if variant not in ("paper", "port"):
+        raise InputError(f"Split '{variant}' is no leave-one-out: choose paper or port.")
     lengths = np.diff(interactions.offsets)
     short = np.flatnonzero(lengths < 2)
     if len(short):
@@ -220,6 +222,138 @@ def leave_one_out(
         unused=interactions.unused,
     )
     return Split(train, validation, test, interactions.n_items, protocol)
+
+
+def by_time(
+    interactions: Interactions,
+    at: str = "0.8",
+    validation_users: int = 512,
+    seed: int = 42,
+    exclude_seen: bool | None = None,
+) -> Split:
+    """Everything before a moment is trained on, nothing after it: no user's future, and nobody else's.
+
+    at: a date such as 2009-06-01 (of UTC; a number where the file's times are no dates), or the share
+    of interactions that lie before, such as 0.8. Test: of each user with an interaction before, the
+    first after it. Validation: the last before it, of users drawn as in `leave_one_out` among those
+    with at least 3 before; these interactions are not trained on. Items that are first taken after
+    the moment stay in the catalogue, untrained, as they are in service.
+
+    Raises InputError for data without times or with one time only, a moment outside of them, one that
+    cannot be read, and one that leaves nobody to test or to validate.
+    """
+    cut, label = _moment(interactions, at)
+    times, starts = interactions.times, interactions.offsets[:-1]
+    assert times is not None
+    before = np.add.reduceat(times < cut, starts, dtype=np.int64)
+    tested = np.flatnonzero((before >= 1) & (before < interactions.lengths))
+    if not len(tested):
+        raise InputError(
+            f"{interactions.name}: nobody has interactions both before and after {at}."
+        )
+    eligible = np.flatnonzero(before >= 3)
+    if validation_users == 512 > len(eligible):
+        validation_users = max(1, len(eligible) // 2)
+    if not 1 <= validation_users <= len(eligible):
+        raise InputError(
+            f"validation_users = {validation_users}: {len(eligible)} users of {interactions.name} have "
+            f"3 interactions before {at}."
+        )
+    chosen = np.random.RandomState(seed).choice(len(eligible), validation_users, replace=False)
+    held, trained = np.sort(eligible[chosen]), before.copy()
+    trained[held] -= 1
+    items = interactions.items
+    test = Holdout(
+        tested, _cut(items, starts[tested], before[tested]),
+        items[starts[tested] + before[tested]].astype(np.int64),
+    )  # fmt: skip
+    validation = Holdout(
+        held, _cut(items, starts[held], trained[held]),
+        items[starts[held] + trained[held]].astype(np.int64),
+    )  # fmt: skip
+    train = _cut(items, starts, trained)
+    exclude_seen = interactions.exclude_seen if exclude_seen is None else exclude_seen
+    again, lengths = interactions.again, test.histories.lengths
+    rivals = interactions.n_items - (lengths if exclude_seen else np.ones_like(lengths))
+    protocol = Protocol(
+        dataset=interactions.name,
+        sha256=interactions.sha256,
+        users=interactions.n_users,
+        items=interactions.n_items,
+        interactions=interactions.n_interactions,
+        trained_interactions=len(train.items),
+        tie_rule=interactions.tie_rule,
+        split=f"time, before {label}: {len(tested):,} users tested on their first item after it",
+        validation_users=validation_users,
+        split_seed=seed,
+        exclude_seen=exclude_seen,
+        taken_again=float(again.mean()),
+        targets_seen=float(again[starts[tested] + before[tested]].mean()),
+        few_rivals=int((rivals < max(Protocol.cutoffs)).sum()),
+        unused=interactions.unused,
+    )
+    return Split(train, validation, test, interactions.n_items, protocol, cut)
+
+
+def after(
+    interactions: Interactions, split: Split, most: int = 10_000, seed: int = 0
+) -> tuple[Holdout, np.ndarray]:
+    """What came after the cut of a split by time: each interaction with all before it, and when.
+
+    Of users with an interaction before the cut; `most` of them drawn, in the order of time. The times
+    (n,) are those of `Interactions.times`. A user comes several times.
+    """
+    if split.cut is None or interactions.times is None:
+        raise InputError(f"{interactions.name} was not split by time: nothing is after.")
+    user = np.repeat(np.arange(interactions.n_users), interactions.lengths)
+    first = interactions.times[interactions.offsets[user]] < split.cut
+    rows = np.flatnonzero((interactions.times >= split.cut) & first)
+    if len(rows) > most:
+        rows = np.random.default_rng(seed).choice(rows, most, replace=False)
+    rows = rows[np.lexsort([rows, interactions.times[rows]])]
+    start = interactions.offsets[user[rows]]
+    held = Holdout(
+        user[rows], _cut(interactions.items, start, rows - start),
+        interactions.items[rows].astype(np.int64),
+    )  # fmt: skip
+    return held, interactions.times[rows]
+
+
+def _moment(interactions: Interactions, at: str) -> tuple[float, str]:
+    """The moment of a split, and its words in the protocol."""
+    name, times = interactions.name, interactions.times
+    if times is None:
+        raise InputError(
+            f"{name} has no times: a split by time is not possible, choose split=paper."
+        )
+    low, high = float(times.min()), float(times.max())
+    if low == high:
+        raise InputError(
+            f"{name}: all times are equal, so nothing comes after any: use split=paper."
+        )
+    dated = 0 <= low and high > 6.3e8
+    try:
+        value = float(at)
+        share = 0 < value < 1
+        cut = float(np.quantile(times, value, method="higher")) if share else value
+    except ValueError:
+        try:
+            cut = float(np.datetime64(at.strip(), "s").astype(np.int64))
+        except ValueError:
+            raise InputError(
+                f"split_at = {at!r} is no date such as 2009-06-01, and no share between 0 and 1."
+            ) from None
+    words = [_written(x, dated) for x in (low, high, cut)]
+    if not low < cut <= high:
+        raise InputError(
+            f"split_at = {at!r}: the times of {name} go from {words[0]} to {words[1]}, so nothing lies "
+            f"{'before' if cut <= low else 'after'} it."
+        )
+    return cut, words[2]
+
+
+def _written(moment: float, dated: bool) -> str:
+    return str(np.datetime64(int(moment), "s")) if dated else f"{moment:g}"
 
 
 def _cut(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Histories:

@@ -18,7 +18,7 @@ from gsas_lab.runs import Settings
 from gsas_lab.settings import OF_DATA, parameters
 
 OTHER = {
-    "dataset": "ml-1m", "min_user": 2, "min_item": 2, "user": "other", "item": "thing", "time": "step", "split": "port", "validation_users": 20,
+    "dataset": "ml-1m", "min_user": 2, "min_item": 2, "user": "other", "item": "thing", "time": "step", "split": "port", "split_at": "0.5", "validation_users": 20,
     "exclude_seen": True, "model": "bert4rec", "block": "modern", "d": 8, "blocks": 2, "heads": 2, "max_length": 6,
     "dropout": 0.1, "tied": True, "loss": "gbce", "k": 2, "t": 0.5, "sampler": "whole-catalogue",
     "power": 0.5, "logq": True, "masked": 0.5, "theory_start": True, "windows": "all", "epochs": 2, "patience": 1, "batch_size": 32,
@@ -54,6 +54,8 @@ def test_every_setting_of_the_data_changes_the_data(name, tmp_path):
     lines = [f"{user},{item},{user + 1},{item // 2},{-at}" for at, (user, item) in enumerate(rows)]
     (tmp_path / "toy.csv").write_text("\n".join(["user,item,other,thing,step", *lines]))
     base = Settings(dataset=str(tmp_path / "toy.csv"), validation_users=10)
+    if name == "split_at":
+        base = replace(base, split="time", time="step")
     value = {"min_user": 5, "exclude_seen": False}.get(name, OTHER[name])
     one, other = runs.load_data(base), runs.load_data(replace(base, **{name: value}))
     assert one.split.protocol != other.split.protocol

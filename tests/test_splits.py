@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from gsas_lab import interactions, splits
 from gsas_lab.batches import Pairs, Windows, pack, pad_right, windows
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
@@ -258,3 +260,100 @@ def test_hits_and_candidates_of_a_holdout():
     ]
     assert test.candidates(4, exclude_seen=False).all()
     assert list(test.first(2).targets) == [3, 3] and len(test.first(99).users) == 3
+
+
+# --- by time ---------------------------------------------------------------------------------------
+
+
+def timed(users=40, seed=0, unit=1.0):
+    """A table of interactions on days of 2009, some at one moment."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (user, int(rng.integers(1, 60)), 1_230_768_000 + 86_400 * int(rng.integers(0, 365)))
+        for user in range(users)
+        for _ in range(rng.integers(2, 30))
+    ]
+    frame = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    return frame.assign(timestamp=(frame["timestamp"] * unit).astype(np.int64))
+
+
+@pytest.mark.parametrize("at", ["2009-09-01", "0.7", "1251763200"])
+def test_a_split_by_time_trains_on_nobodys_future(at):
+    frame = timed()
+    data = interactions.load(frame)
+    split = splits.by_time(data, at, validation_users=5)
+    cut = split.cut
+    if at != "0.7":
+        assert cut == pd.Timestamp("2009-09-01").timestamp()
+    else:
+        assert (frame["timestamp"] < cut).mean() == pytest.approx(0.7, abs=0.01)
+    test = {data.user_ids[user]: row for row, user in enumerate(split.test.users)}
+    held = {data.user_ids[user]: row for row, user in enumerate(split.validation.users)}
+    assert len(held) == 5
+    for row, (user, own) in enumerate(frame.groupby("user")):
+        own = own.sort_values("timestamp", kind="stable")
+        past = own.loc[own["timestamp"] < cut, "item"].tolist()
+        later = own.loc[own["timestamp"] >= cut, "item"].tolist()
+        trained = [int(data.item_ids[i]) for i in split.train[row]]
+        assert trained == (past[:-1] if user in held else past)
+        assert (user in test) == bool(past and later)
+        if user in test:
+            seen = [int(data.item_ids[i]) for i in split.test.histories[test[user]]]
+            assert seen == past
+            assert data.item_ids[split.test.targets[test[user]]] == later[0]
+        if user in held:
+            assert data.item_ids[split.validation.targets[held[user]]] == past[-1]
+    assert "time, before 2009-" in str(split.protocol)
+
+
+def test_what_came_after_is_each_interaction_with_all_before_it():
+    frame = timed()
+    data = interactions.load(frame)
+    split = splits.by_time(data, "2009-09-01", validation_users=5)
+    held, when = splits.after(data, split)
+    ordered = frame.sort_values(["user", "timestamp"], kind="stable")
+    expected = sum(
+        int((own["timestamp"] >= split.cut).sum())
+        for _, own in ordered.groupby("user")
+        if (own["timestamp"] < split.cut).any()
+    )
+    assert len(held.users) == expected == len(when)
+    assert (np.diff(when) >= 0).all() and when.min() >= split.cut
+    for row in range(0, expected, 7):
+        own = ordered[ordered["user"] == data.user_ids[held.users[row]]]["item"].tolist()
+        seen = [int(data.item_ids[i]) for i in held.histories[row]]
+        assert own[: len(seen)] == seen and own[len(seen)] == data.item_ids[held.targets[row]]
+    few, times = splits.after(data, split, most=10)
+    assert len(few.users) == len(times) == 10
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e6])
+def test_seconds_milliseconds_microseconds_and_dates_are_the_same_moments(unit):
+    seconds = interactions.load(timed()).times
+    assert (interactions.load(timed(unit=unit)).times == seconds).all()
+    dated = timed()
+    dated["timestamp"] = pd.to_datetime(dated["timestamp"], unit="s")
+    assert (interactions.load(dated).times == seconds).all()
+    dated["timestamp"] = dated["timestamp"].astype(str)
+    assert (interactions.load(dated).times == seconds).all()
+
+
+@pytest.mark.parametrize(
+    ("frame", "at", "words"),
+    [
+        (timed(), "2008-01-01", "nothing lies before"),
+        (timed(), "2010-06-01", "nothing lies after"),
+        (timed(), "next week", "no date such as"),
+        (timed(), "1.5", "nothing lies before"),
+        (timed().assign(timestamp=5), "0.5", "all times are equal"),
+        (timed().drop(columns="timestamp"), "0.5", "has no times"),
+    ],
+)
+def test_a_moment_that_splits_nothing_is_one_sentence(frame, at, words):
+    with pytest.raises(InputError, match=words) as error:
+        splits.by_time(interactions.load(frame), at, validation_users=5)
+    assert "\n" not in str(error.value)
+    if "timestamp" in frame and frame["timestamp"].nunique() > 1:
+        with pytest.raises(InputError, match="not split by time"):
+            data = interactions.load(frame)
+            splits.after(data, splits.leave_one_out(data, 5))
