@@ -18,6 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPECTED = {
     "00_start_here", "01_overconfidence", "02_gbce_theory", "03_training", "04_calibration",
     "08_your_data", "09_your_own_parts", "10_a_million_items",
+    "11_what_honest_probabilities_buy",
 }  # fmt: skip
 EXERCISES = sorted((ROOT / "notebooks").glob("[es]*/*.ipynb"))  # and their solutions
 
