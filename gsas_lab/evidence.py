@@ -179,9 +179,10 @@ def over_time(run: runs.Run, repair: repairs.Repair | None = None) -> pd.DataFra
     """How long do a model and its repair last? One row a month after the cut of a split by time.
 
     Columns: month; clicks, how many are judged, each with all that its user did before it, also after
-    the cut (a month has 20 million pairs of user and item at most, drawn); raw and repaired, the mean
-    Σp̂ of a click, 1 where right; offset with low and high, what would have to be subtracted in that
-    month (95 % interval over clicks); new, the share of clicks on items that were never trained.
+    the cut (a month has 20 million pairs of user and item at most, drawn); raw and repaired
+    (None: by the offset of the validation users), the mean Σp̂ of a click, 1 where right; offset with
+    low and high, what would have to be subtracted in that month (95 % interval over clicks); new, the
+    share of clicks on items that were never trained.
     Months with fewer than 30 clicks are left out; times that are no dates are cut into twelve parts.
     """
     split, known = run.data.split, run.data.interactions
@@ -190,7 +191,7 @@ def over_time(run: runs.Run, repair: repairs.Repair | None = None) -> pd.DataFra
         month = when.astype("datetime64[s]").astype("datetime64[M]").astype(str)
     else:
         month = np.array([f"part {1 + 12 * at // len(when):2}" for at in range(len(when))])
-    repair = repair or choose_repair(run).repairs["offset"]
+    repair = repair or repairs.FITS["offset"](pairs(run, some(split.validation, split.n_items)))
     trained = np.bincount(split.train.items, minlength=split.n_items + 1) > 0
     rng, rows = np.random.default_rng(0), []
     for name in sorted(set(month)):
