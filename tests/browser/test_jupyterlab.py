@@ -184,7 +184,7 @@ def lab(browser: "Browser", address: str) -> Iterator["Page"]:
 def explorer(lab: "Page", name: str) -> "Locator":
     """What the cell of an explorer shows, in the middle of the window."""
     cell = lab.locator(".jp-CodeCell", has_text=f"drag.{name}_explorer(")
-    shown = cell.locator(".jp-OutputArea-output")
+    shown = cell.locator(".jp-OutputArea-output").last  # below what the cell prints
     shown.evaluate("output => output.scrollIntoView({block: 'center'})")
     return shown
 
