@@ -9,6 +9,8 @@
 # make evidence   trains what outputs/reference/queue.toml asks for and is not there, then writes the
 #             README's tables, docs/reproduction.md and the picture from it: BUDGET=540 for so many
 #             seconds, the next call goes on; STATUS=1 tells what is left
+# make interop   RecTools and implicit on MovieLens-1M, diagnosed here, in an environment of their own
+#             (.venv-interop); not part of make test: DATASET=path of ml-1m.txt, ROUNDS=5 of training
 # make fuzz   random files, tables and folders, N = 20000 of each kind; make test tries a few
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
@@ -25,7 +27,7 @@ endif
 
 N ?= 20000
 
-.PHONY: run lab site slides exercises bench bench-gpu evidence test fuzz check
+.PHONY: run lab site slides exercises bench bench-gpu evidence test fuzz interop check
 
 # As it was typed, $ and quotes included: the shell reads it from the environment.
 run site: export GSAS_LAB_DATASET = $(value DATASET)
@@ -67,6 +69,20 @@ test: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/fuzz --fuzz $(N)
+
+# Its file's time says which versions are installed, as that of READY below.
+INTEROP := .venv-interop
+ROUNDS ?= 5
+ML_1M = $(if $(filter %.txt,$(DATASET)),$(DATASET),$(or $(GSAS_LAB_DATA),data)/ml-1m.txt)
+
+interop: $(INTEROP)/ready
+	PYTHONPATH="$(CURDIR)" $(INTEROP)/bin/python tests/interop/implicit_als.py "$(ML_1M)"
+	PYTHONPATH="$(CURDIR)" $(INTEROP)/bin/python tests/interop/rectools_gbce.py "$(ML_1M)" $(ROUNDS)
+
+$(INTEROP)/ready: tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install -r tests/interop/requirements.txt
+	@touch $@
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -84,5 +84,5 @@ def exported(model, dataset, train, last):
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "data/raw/ml-1m.txt")
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "data/ml-1m.txt")
     main(path, int(sys.argv[2]) if len(sys.argv) > 2 else 5)
