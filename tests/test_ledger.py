@@ -108,6 +108,8 @@ def test_gbce_with_t_zero_is_bce_bit_for_bit(place):
 
 
 def test_a_budget_ends_between_passes_and_the_next_call_goes_on(place):
+    long = GRID.replace("epochs = 4\npatience = 4", "epochs = 60\npatience = 60")  # past a glance
+    (place / "sweeps" / "tiny.toml").write_text(long)
     path = queue(place, (["gSASRec"], [1]))
     (each,) = ledger.asked(path)
     alone = runs.train(each.settings)
@@ -131,7 +133,7 @@ def test_a_budget_ends_between_passes_and_the_next_call_goes_on(place):
 
     begun = []
     now = work(place, path, show=lambda progress: begun.append(progress["epoch"].iloc[0]))
-    assert not now.open and "1/4" not in begun
+    assert not now.open and "1/60" not in begun
     found = results.load(place / "reference" / "toy" / "tiny")
     assert (found.ranks["gSASRec"] == alone.ranks).all()
 
