@@ -175,11 +175,13 @@ def choose_repair(run: runs.Run, top: int | None = None) -> repairs.Choice:
     return repairs.choose(pairs(run, held), known, top)
 
 
-def over_time(run: runs.Run, repair: repairs.Repair | None = None) -> pd.DataFrame:
+def over_time(
+    run: runs.Run, repair: repairs.Repair | None = None, most: int = _PAIRS
+) -> pd.DataFrame:
     """How long do a model and its repair last? One row a month after the cut of a split by time.
 
     Columns: month; clicks, how many are judged, each with all that its user did before it, also after
-    the cut (a month has 20 million pairs of user and item at most, drawn); raw and repaired
+    the cut (a month has `most` pairs of user and item, or 30 clicks, drawn); raw and repaired
     (None: by the offset of the validation users), the mean Σp̂ of a click, 1 where right; offset with
     low and high, what would have to be subtracted in that month (95 % interval over clicks); new, the
     share of clicks on items that were never trained.
@@ -198,8 +200,8 @@ def over_time(run: runs.Run, repair: repairs.Repair | None = None) -> pd.DataFra
         at = np.flatnonzero(month == name)
         if len(at) < _FEWEST:
             continue
-        most = max(_FEWEST, _PAIRS // split.n_items)
-        some_of = held.subset(np.sort(rng.permutation(at)[:most]))
+        drawn = rng.permutation(at)[: max(_FEWEST, most // split.n_items)]
+        some_of = held.subset(np.sort(drawn))
         logits = run.logits(run.scores(some_of))
         may = some_of.candidates(split.n_items, split.protocol.exclude_seen)
         hits = some_of.hits(split.n_items)
