@@ -242,7 +242,9 @@ def compilations(monkeypatch, tmp_path):
     compiler.write_text(
         '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n'
         f'echo "$2" >> {calls}\n'
-        'code="int sampled(void) { return 0; } int update(void) { return 0; }"\n'
+        "for name in sampled update pack_table scan_table; do\n"
+        '  code="$code int $name(void) { return 0; }"\n'
+        "done\n"
         'echo "$code" | exec cc -shared -fPIC -x c - -o "$2"\n'
     )
     compiler.chmod(0o755)

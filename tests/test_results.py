@@ -644,7 +644,7 @@ def test_the_evidence_is_read_and_nothing_else(mixed, tmp_path, monkeypatch):
     shutil.copytree(mixed, tmp_path / "toy" / "table3")
     assert "Committed evidence" in results.of_paper("table3", "toy").source
     for name, dataset, over, message in (
-        ("figure5", "toy", {}, "Sweep 'figure5' is unknown: choose one of figure3, figure4, "),
+        ("figure5", "toy", {}, "Sweep 'figure5' is unknown: choose one of .*figure3, figure4, "),
         (
             "figure3",
             "toy",
