@@ -195,7 +195,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
     assert not table.columns.duplicated().any()
     folder = place / "sweep"
     assert {file.name for file in folder.iterdir()} == {
-        "histories.csv", "ranks.npz", "results.csv", "results.parquet", "sweep.json",
+        "histories.csv", "manifest.json", "ranks.npz", "results.csv", "results.parquet", "sweep.json",
     }  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "results.parquet"), table)
     assert pd.read_csv(folder / "results.csv")["ndcg@10"].tolist() == table["ndcg@10"].tolist()
@@ -306,7 +306,7 @@ def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(place, 
     named |= {
         "whole": grid(place)[NAMES[3]],
         "too many": replace(grid(place)[NAMES[0]], k=500),
-        "too wide": replace(grid(place)[NAMES[0]], d=1 << 42),
+        "too wide": replace(grid(place)[NAMES[0]], max_length=1 << 40),
         "no data": replace(grid(place)[NAMES[0]], dataset="nowhere.csv"),
     }
     folders = {
