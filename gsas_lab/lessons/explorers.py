@@ -507,7 +507,8 @@ def desk_figure(
         figure.update_layout({f"xaxis{axis}": {**_AXIS, **ends, "title": title}})
     if len(drawn) == 2:
         figure.update_layout(yaxis2={**_AXIS, "anchor": "x2"}, xaxis2={"anchor": "y2"})
-    return figure.update_layout(legend={"orientation": "h", "y": -0.22}, height=480)
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "font": {"size": 12}}
+    return figure.update_layout(legend=legend, margin={"t": 125}, height=500)
 
 
 def desk_explorer(rungs: Tables, value: float = 1.0, cost: float = 0.05) -> Explorer:
