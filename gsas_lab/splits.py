@@ -191,36 +191,9 @@ def leave_one_out(
         _cut(interactions.items, starts[held], lengths[held] - 2),
         interactions.items[interactions.offsets[held + 1] - 2].astype(np.int64),
     )
-    exclude_seen = interactions.exclude_seen if exclude_seen is None else exclude_seen
-    again = interactions.again
-    distinct = lengths - np.add.reduceat(again, interactions.offsets[:-1], dtype=np.int64)
-    rivals = interactions.n_items - (distinct if exclude_seen else np.ones_like(distinct))
-    if not rivals.any():
-        raise InputError(
-            f"{interactions.name}: no item competes with anybody's target, so every metric is 1: "
-            + (
-                "everybody has seen everything; set exclude_seen=False."
-                if interactions.n_items > 1
-                else "it has one item; give a file with more."
-            )
-        )
-    protocol = Protocol(
-        dataset=interactions.name,
-        sha256=interactions.sha256,
-        users=interactions.n_users,
-        items=interactions.n_items,
-        interactions=interactions.n_interactions,
-        trained_interactions=len(train.items),
-        tie_rule=interactions.tie_rule,
-        split=variant,
-        validation_users=validation_users,
-        split_seed=seed,
-        exclude_seen=exclude_seen,
-        taken_again=float(again.mean()),
-        targets_seen=float(again[interactions.offsets[1:] - 1].mean()),
-        few_rivals=int((rivals < max(Protocol.cutoffs)).sum()),
-        unused=interactions.unused,
-    )
+    targets = interactions.offsets[1:] - 1
+    drawn = validation_users, seed
+    protocol = _protocol(interactions, train, everyone, targets, variant, drawn, exclude_seen)
     return Split(train, validation, test, interactions.n_items, protocol)
 
 
@@ -272,10 +245,42 @@ def by_time(
         items[starts[held] + trained[held]].astype(np.int64),
     )  # fmt: skip
     train = _cut(items, starts, trained)
+    told = f"time, before {label}: {len(tested):,} users tested on their first item after it"
+    targets = starts[tested] + before[tested]
+    drawn = validation_users, seed
+    protocol = _protocol(interactions, train, tested, targets, told, drawn, exclude_seen)
+    return Split(train, validation, test, interactions.n_items, protocol, cut)
+
+
+def _protocol(
+    interactions: Interactions,
+    train: Histories,
+    users: np.ndarray,
+    targets: np.ndarray,
+    split: str,
+    drawn: tuple[int, int],
+    exclude_seen: bool | None,
+) -> Protocol:
+    """What was chosen, and what follows for the metrics; of both splits.
+
+    users, targets (U,): who is tested, and at which interaction. drawn: validation users and the seed
+    that chose them. InputError where no item competes with anybody's target.
+    """
     exclude_seen = interactions.exclude_seen if exclude_seen is None else exclude_seen
-    again, lengths = interactions.again, test.histories.lengths
-    rivals = interactions.n_items - (lengths if exclude_seen else np.ones_like(lengths))
-    protocol = Protocol(
+    again, starts = interactions.again, interactions.offsets[users]
+    before = np.concatenate([[0], np.cumsum(again, dtype=np.int64)])
+    distinct = targets + 1 - starts - (before[targets + 1] - before[starts])  # the target's too
+    rivals = interactions.n_items - (distinct if exclude_seen else np.ones_like(distinct))
+    if not rivals.any():
+        raise InputError(
+            f"{interactions.name}: no item competes with anybody's target, so every metric is 1: "
+            + (
+                "everybody has seen everything; set exclude_seen=False."
+                if interactions.n_items > 1
+                else "it has one item; give a file with more."
+            )
+        )
+    return Protocol(
         dataset=interactions.name,
         sha256=interactions.sha256,
         users=interactions.n_users,
@@ -283,16 +288,15 @@ def by_time(
         interactions=interactions.n_interactions,
         trained_interactions=len(train.items),
         tie_rule=interactions.tie_rule,
-        split=f"time, before {label}: {len(tested):,} users tested on their first item after it",
-        validation_users=validation_users,
-        split_seed=seed,
+        split=split,
+        validation_users=drawn[0],
+        split_seed=drawn[1],
         exclude_seen=exclude_seen,
         taken_again=float(again.mean()),
-        targets_seen=float(again[starts[tested] + before[tested]].mean()),
+        targets_seen=float(again[targets].mean()),
         few_rivals=int((rivals < max(Protocol.cutoffs)).sum()),
         unused=interactions.unused,
     )
-    return Split(train, validation, test, interactions.n_items, protocol, cut)
 
 
 def after(

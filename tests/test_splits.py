@@ -357,3 +357,19 @@ def test_a_moment_that_splits_nothing_is_one_sentence(frame, at, words):
         with pytest.raises(InputError, match="not split by time"):
             data = interactions.load(frame)
             splits.after(data, splits.leave_one_out(data, 5))
+
+
+def test_a_split_by_time_counts_rivals_by_distinct_items_and_refuses_where_there_are_none():
+    rows = [(0, item, 10 + item) for item in range(13)]  # a catalogue of 13, seen by one user
+    rows += [(user, 0, when) for user in (1, 2, 3) for when in range(20, 30)]  # ten times one item
+    rows += [(user, 1, 1000) for user in (1, 2, 3)]  # the target: 11 others compete
+    frame = pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+    protocol = splits.by_time(interactions.load(frame), "500", 1, exclude_seen=True).protocol
+    assert protocol.few_rivals == 0 and protocol.targets_seen == 0
+    two = frame[frame["user"] > 0]
+    assert (
+        splits.by_time(interactions.load(two), "500", 1, exclude_seen=False).protocol.few_rivals
+        == 3
+    )
+    with pytest.raises(InputError, match="no item competes with anybody's target"):
+        splits.by_time(interactions.load(two), "500", 1, exclude_seen=True)
