@@ -77,6 +77,8 @@ def table(rows: pd.DataFrame) -> Any:
     def told(value: Any) -> str:
         if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
             return ""
+        if isinstance(value, list | tuple):  # an interval
+            return f"[{', '.join(map(told, value))}]"
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
             return str(value)
         number = float(value)

@@ -6,17 +6,22 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
-from gsas_lab import metrics, results, theory
+from gsas_lab import documents, metrics, results, theory
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
 
 
+def _page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", ["questions", "course-quiz"])
 def test_each_number_of_a_page_follows_from_its_call(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    text = _page(page)
     told = re.findall(r"`([^`]+)` = ([\d.]*\d)", text)
     assert len(told) >= 5
     for call, number in told:
@@ -26,7 +31,7 @@ def test_each_number_of_a_page_follows_from_its_call(page):
 
 
 def test_the_answers_of_the_quiz_have_the_numbers_of_their_calls():
-    text = (ROOT / "docs" / "quiz.md").read_text(encoding="utf-8")
+    text = _page("quiz")
     known, checked = {"theory": theory}, 0  # a and b of question 1 are meant in question 2 as well
     for answer in re.findall(r"<details>.*?</details>", text, re.DOTALL):
         told = re.sub(r"`[^`]*`", "", answer).replace(",", "")
@@ -45,15 +50,15 @@ def test_the_answers_of_the_quiz_have_the_numbers_of_their_calls():
 
 
 def test_each_session_has_a_plan_of_90_minutes_and_a_quiz_whose_answers_are_folded():
-    plan = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    plan = _page("course")
     sessions = re.split(r"^## (?=Session)", plan, flags=re.MULTILINE)[1:]
-    sessions[1] = (ROOT / "docs" / "lesson.md").read_text(encoding="utf-8").split("## The board")[0]
+    sessions[1] = _page("lesson").split("## The board")[0]
     assert len(sessions) == 3
     for session in sessions:
         spans = re.findall(r"^\| (\d+)–(\d+) \|", session, re.MULTILINE)
         starts, ends = ([int(each) for each in side] for side in zip(*spans, strict=True))
         assert starts[0] == 0 and ends[-1] == 90 and starts[1:] == ends[:-1]
-    quizzes = (ROOT / "docs" / "course-quiz.md").read_text(encoding="utf-8").split("## Session")[1:]
+    quizzes = _page("course-quiz").split("## Session")[1:]
     assert len(quizzes) == 3
     for quiz in quizzes:
         asked = re.findall(r"^\*\*\d\.\*\*", quiz, re.MULTILINE)
@@ -61,7 +66,7 @@ def test_each_session_has_a_plan_of_90_minutes_and_a_quiz_whose_answers_are_fold
 
 
 def test_the_plan_of_session_3_has_the_p_values_of_the_evidence():
-    plan = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    plan = _page("course")
     swept = results.of_paper("figure3", "ml-1m", "reference")
     users, one = swept.per_user(), swept.table[swept.table["k"] == 1]
     low, high = (one.index[one["t"] == t][0] for t in (0.0, 0.75))
@@ -72,6 +77,95 @@ def test_the_plan_of_session_3_has_the_p_values_of_the_evidence():
     values = {t: [found.per_user()[n] for n in p.index] for t, p in found.table.groupby("t")}
     p = metrics.compare_seeds(values[1.0], values[0.0])["p"]
     assert f"p = {p['users']:.1e} over users" in plan and f"says {p['seeds']:.4f}" in plan
+
+
+def test_what_the_picture_of_the_readme_adds_up_to_is_told_alike_everywhere():
+    _, total = documents.picture_curves()["SASRec"]
+    told = f"{total:.0f}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"expect {told} hits where" in readme and f"add up to {told})" in readme
+    assert f"add up to {told} (SASRec" in (ROOT / "notebooks/00_start_here.ipynb").read_text(
+        "utf-8"
+    )
+    assert f"1, and {told}." in _page("course")
+    assert f"says {total:.2f} of the same user: the picture" in _page("lesson")
+
+
+def test_the_numbers_of_session_1_are_those_of_the_evidence():
+    plan = _page("course")
+    here, known = (
+        pd.read_csv(results.REFERENCE / name / "summary.csv", index_col="system")
+        for name in ("ml-1m", "known-truth")
+    )
+    ours, theirs = (
+        f"{here['NDCG@10'][name]:.4f} ({known['NDCG@10'][name]:.4f})"
+        for name in ("gSASRec", "SASRec")
+    )
+    assert f"NDCG@10 {ours} beside SASRec's {theirs}" in plan
+    four = ["SASRec", "SASRec, sampled softmax", "SASRec, softmax", "gSASRec"]
+    for table in (here, known):
+        assert table.loc[four, "NDCG@10"].idxmax() == "gSASRec"
+        assert table.loc[four, "Σp"].idxmax() == "SASRec, sampled softmax"
+        assert table["NDCG@10"]["SASRec, sampled softmax"] > table["NDCG@10"]["SASRec"]
+    sums = here["Σp"]["SASRec, sampled softmax"], known["Σp"]["SASRec, sampled softmax"]
+    assert "largest sum of all, {:,.0f} ({:.0f})".format(*sums) in plan
+    tensors = [theory.logits_bytes(64, 200, n) / 2**30 for n in (50_000, 1_000_000)]
+    assert "{:.1f} GiB do, {:.1f} do not".format(*tensors) in plan
+    p = 1 / 3416
+    surprise = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert f"Brier score of {p:.4f}" in plan and f"a log loss of {surprise:.4f}" in plan
+
+
+def _reads(prior, k, t, n_items=3416):
+    rate = theory.alpha(k, n_items)
+    return float(theory.converged_probability(prior, rate, theory.beta_from_t(t, rate)))
+
+
+def _forecast(k, t, exponent=1.39, n_items=3416):
+    rate = theory.alpha(k, n_items)
+    prior = theory.zipf(n_items, exponent)
+    return float(theory.forecast_sum(prior, rate, theory.beta_from_t(t, rate)))
+
+
+def test_the_numbers_of_the_lesson_follow_from_the_theory():
+    one, certain = theory.alpha(1, 3416), theory.alpha(256, 3416, never_drawn=0)
+    offset = theory.logit_offset(one, 1.0)
+    tenth = 0.1 / 1.1
+    sasrec, million = _forecast(1, 0), _forecast(1, 0, n_items=10**6)
+    collided = [
+        float(theory.converged_probability(p, certain, theory.alpha(256, 3416), collisions=True))
+        for p in (1.0, 0.01)
+    ]
+    whole = theory.alpha(1, 3416, never_drawn=0)
+    ceiling = float(theory.converged_probability(1.0, whole, 1.0, collisions=True))
+    frame = [_forecast(k, t) for k in (128, 256) for t in (0.75, 0.9)]
+    start = theory.beta_from_t(0.75, theory.alpha(64, 1000))
+    left = theory.logit_offset(theory.alpha(256, 3416), 1.0)
+    asked = math.log(0.01 / 0.99) + offset
+    told = [
+        f"$\\sigma = \\beta/(1+\\beta) = {tenth:.3f}$, score −{-math.log(0.1):.2f}",
+        f"| {_reads(0.01, 1, 0):.4f}. The odds of $P$ are multiplied by $\\beta/\\alpha = 3415$",
+        f"| {_reads(0.01, 1, 0):.3f}, then {_reads(0.01, 256, 0):.3f}, "
+        f"then {_reads(0.01, 1, 1):.3f}: one negative",
+        f"$(256, 0.75)$ reads {_reads(0.01, 256, 0.75, 10**6):.3f}",
+        f"SASRec's score of an item is {asked:.3f}.",
+        f"$P = \\sigma({asked:.3f} - {offset:.3f}) = 0.01$",
+        f"| At 1.39 ({sasrec:.1f}). Exponent 0 gives {_forecast(1, 0, 0):,.0f}, "
+        f"exponent 2 gives {_forecast(1, 0, 2):.1f}:",
+        f"A million items: {million:,.0f}, which is {million / sasrec:.0f} times as much",
+        f"$(128, 0)$: {_forecast(128, 0):.1f}, at 129 scores a position. "
+        f"$(16, 0.9)$: {_forecast(16, 0.9):.1f}, at 17.",
+        f"The frame holds {min(frame):.2f} to {max(frame):.2f} and",
+        f"It reads {collided[0]:.4f} with $(256, 1)$.",
+        f"$P = 0.01$ reads {collided[1]:.4f}: there",
+        f"At $(1, 0)$ the ceiling is {ceiling:.4f}.",
+        f"$\\beta/(\\beta + k) = {start / (start + 64):.4f}$, a logit of −{math.log(64 / start):.2f}",
+        f"leave {left:.2f} of an offset of {offset:.2f} on MovieLens-1M",
+        f"no: {sasrec:.0f} at 3,416 items, {million:,.0f} at a million",
+        f"The theory says {_forecast(256, 0.75):.2f} for $k = 256$, $t = 0.75$",
+    ]
+    lesson = _page("lesson")
+    assert not [each for each in told if each not in lesson]
 
 
 def _headings(page: Path) -> set[str]:
