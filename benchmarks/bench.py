@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import reference  # noqa: E402  (the tests' literal form is the baseline)
 
-from gsas_lab import batches, experiment, interactions, recipes, runs, splits, training  # noqa: E402
+from gsas_lab import batches, experiment, interactions, recipes, runs, splits, threads, training  # noqa: E402
 from gsas_lab.encoders import SASRec  # noqa: E402
 from gsas_lab.kernels import fused, native  # noqa: E402
 from gsas_lab.losses import GBCE  # noqa: E402
@@ -357,26 +357,28 @@ def child(case: str, rounds: int, device: str, only: str = "") -> list[dict]:
 
 
 def beside() -> list[dict]:
-    """`quick` with threads that wait for each other passively and actively, alone and beside one
-    busy process, in turns.
+    """`quick` with threads that wait for each other as `gsas_lab.threads` has it and actively, alone
+    and beside one busy process, in turns.
     """
+    ours = {name: os.environ.pop(name) for name in threads.CHOSEN_BY if name in os.environ}
     found: dict[tuple[str, int], list[float]] = {}
-    for policy, others in [(p, n) for n in (0, 1) for p in ("PASSIVE", "ACTIVE")] * 3:
+    for way, others in [(w, n) for n in (0, 1) for w in ("as set here", "actively")] * 3:
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
-        os.environ["OMP_WAIT_POLICY"] = policy
+        os.environ |= {"OMP_WAIT_POLICY": "ACTIVE"} if way == "actively" else {}
         try:
             row = child("quick", 3, "cpu")[0]
         finally:
-            os.environ.pop("OMP_WAIT_POLICY")
+            os.environ.pop("OMP_WAIT_POLICY", None)
             for process in busy:
                 process.kill()
                 process.wait()
-        found.setdefault((policy, others), []).append(row["p50 s"])
+        found.setdefault((way, others), []).append(row["p50 s"])
+    os.environ |= ours
     names = {0: "quick, alone", 1: "quick, beside one busy process"}
     return [
-        {"case": names[others], "what": f"waiting {policy.lower()}"}
+        {"case": names[others], "what": f"waiting {way}"}
         | {f"p{p} s": float(np.percentile(times, p)) for p in (20, 50, 80)}
-        for (policy, others), times in found.items()
+        for (way, others), times in found.items()
     ]
 
 

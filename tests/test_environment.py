@@ -193,7 +193,7 @@ def _python(code: str, **setting: str | None) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-SHOWN = "import os; print(os.environ.get('OMP_WAIT_POLICY'))"
+SHOWN = "import os; print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
 
 
 def test_threads_wait_passively_before_torch_is_loaded_and_in_what_is_started():
@@ -201,13 +201,14 @@ def test_threads_wait_passively_before_torch_is_loaded_and_in_what_is_started():
         "import sys, gsas_lab; assert 'torch' not in sys.modules\n"
         f"import subprocess; subprocess.run([sys.executable, '-c', {SHOWN!r}])"
     )
-    assert done.stdout == "PASSIVE\n" and not done.stderr
+    assert done.stdout == f"PASSIVE {threads.SPINS}\n" and not done.stderr
 
 
 @pytest.mark.parametrize("name", threads.CHOSEN_BY)
 def test_the_users_own_way_of_waiting_stays(name):
-    shown = _python("import gsas_lab; " + SHOWN, **{name: "1"}).stdout.strip()
-    assert shown == ("1" if name == "OMP_WAIT_POLICY" else "None")
+    policy, spins = _python("import gsas_lab; " + SHOWN, **{name: "1"}).stdout.split()
+    assert policy == ("1" if name == "OMP_WAIT_POLICY" else "None")
+    assert spins == ("1" if name == "GOMP_SPINCOUNT" else "None")
 
 
 def test_torch_imported_first_is_told_once_in_the_log():
