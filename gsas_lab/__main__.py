@@ -324,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="Python file that registers losses, samplers or models of yours",
     )
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, parser_class=_Command)
 
     train = commands.add_parser(
         "train", help="train one run, or find it", formatter_class=argparse.RawTextHelpFormatter
@@ -420,7 +420,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recommend.add_argument("run", help="a run folder, or the start of a name as `runs` lists it")
     recommend.add_argument(
-        "items", nargs="*", help="the history, oldest first, before options: ids or exact titles"
+        "items", nargs="*", help="the history, oldest first: ids or exact titles"
     )
     recommend.add_argument("--n", type=int, default=10, help="how many")
     recommend.add_argument("--repair", type=_path, help="probabilities by this repair (.json)")
@@ -507,6 +507,21 @@ def _parser() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; {self.prog} --help explains each word.")
+
+
+class _Command(_Parser):
+    """Its words may stand before, between and after its options, a list of them too."""
+
+    mixed = False  # argparse calls `parse_known_args` again from within the mixed form
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.mixed:
+            return super().parse_known_args(args, namespace)
+        self.mixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixed = False
 
 
 def _path(text: str) -> Path:

@@ -424,7 +424,7 @@ def test_the_commands_repair_recommend_and_diagnose_hand_a_repair_on(small_world
     assert str(path) in capsys.readouterr().out
     repair = repairs.load(path)
     assert repair == evidence.choose_repair(run).repairs["Platt"]
-    assert main(["recommend", str(run.folder), "3", "7", "--n", "2", "--repair", str(path)]) == 0
+    assert main(["recommend", str(run.folder), "--n", "2", "3", "--repair", str(path), "7"]) == 0
     said = capsys.readouterr().out
     assert said.strip() == run.recommend([3, 7], 2, repair=repair).to_string(index=False).strip()
     prior = world(50)
