@@ -15,7 +15,7 @@ import torch
 from gsas_lab import interactions, models, splits
 from gsas_lab.batches import Task
 from gsas_lab.errors import InputError
-from gsas_lab.losses import LOSSES, CorrectedLogQ, LogQ, Loss, Softmax
+from gsas_lab.losses import LOSSES, UNTRAINED, CorrectedLogQ, LogQ, Loss
 from gsas_lab.models import MODELS, Model
 from gsas_lab.samplers import SAMPLERS, Sampler
 from gsas_lab.settings import OF_DATA, Settings
@@ -82,9 +82,9 @@ def assemble(settings: Settings) -> Experiment:
 
 
 def loss_of(settings: Settings, sampler: Sampler) -> Loss:
-    """The loss with these negatives; of a model that is not trained, the softmax: p̂ is a share."""
+    """The loss with these negatives."""
     if not MODELS[settings.model].trained:
-        return Softmax()
+        return UNTRAINED
     loss = LOSSES[settings.loss].of(settings.t, sampler)
     if settings.logq and sampler.alpha is None:
         raise InputError(

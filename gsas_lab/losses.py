@@ -300,6 +300,10 @@ class CorrectedLogQ(Loss):
     n_items: int
     collisions: bool
 
+    capturable = (
+        False  # whatever it weighs: `fused.weighted` is stock operators, which ask the host
+    )
+
     @property
     def link(self) -> Link | None:  # type: ignore[override]
         return (self.loss.corrected or self.loss).link
@@ -568,3 +572,5 @@ for _name, _loss in {
     "bpr": BPR,
 }.items():
     LOSSES.add(_name, _loss)
+
+UNTRAINED = Softmax()  # of a model that is not trained: its p̂ is a share

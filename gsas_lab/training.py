@@ -112,9 +112,7 @@ def fit(
         started, values, counts = time.perf_counter(), [], []
         on_gpu = device.type == "cuda"
         made = task.batches(histories, plan, model.max_length, rng, 8 if on_gpu else 1)
-        torch.manual_seed(
-            settings.seed << 20 | epoch
-        )  # of own parts that draw from torch's generator
+        torch.manual_seed(settings.seed << 20 | epoch)  # for own parts that draw from torch's
         for number, batch in enumerate(_ahead(made, on_gpu)):
             counts.append(int(batch.positives.count_nonzero()))
             lr = rate(settings, (epoch + (number + 1) / len(plan)) / settings.epochs)
@@ -174,7 +172,7 @@ class Step:
     random comes from two generators of its own, so that several models can train side by side. A
     graph holds what the first step did: a part of one's own that asks the host, branches on data or
     draws from another generator would go wrong in silence. Only parts that say `capturable = True`,
-    as the library's do, are captured; the others train step by step.
+    as the library's do (but for the corrected logQ), are captured; others train step by step.
     """
 
     SMALL = 1 << 20  # weights that one thread steps faster than all, who meet at each tensor

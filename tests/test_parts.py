@@ -1,5 +1,6 @@
 """A loss, a sampler or an encoder of one's own goes everywhere, or is refused in one sentence."""
 
+import ast
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from gsas_lab.__main__ import main
 from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
-from gsas_lab.losses import GBCE, LOSSES, LogQ, Loss
+from gsas_lab.losses import GBCE, LOSSES, CorrectedLogQ, LogQ, Loss
 from gsas_lab.models import MODELS
 from gsas_lab.samplers import SAMPLERS, PositiveExcluded
 from gsas_lab.settings import Settings
@@ -48,12 +49,13 @@ def test_a_part_of_ones_own_trains_ranks_recommends_and_loads(mine, change):
     assert len(again.recommend([again.items.item_ids[3]], n=3)) == 3
 
 
-@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
-def test_a_part_of_ones_own_is_not_captured_unless_it_says_so(mine, change, monkeypatch):
-    """With a double of CUDA and Triton: everything happens on CPU but the capture itself."""
+class Captured(Exception):
+    pass
 
-    class Captured(Exception):
-        pass
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """A double of CUDA and Triton: everything happens on CPU but the capture itself."""
 
     def capture(step, batch):
         raise Captured
@@ -61,6 +63,10 @@ def test_a_part_of_ones_own_is_not_captured_unless_it_says_so(mine, change, monk
     monkeypatch.setattr(training, "triton_kernels", SimpleNamespace(available=lambda _: True))
     monkeypatch.setattr(training.Step, "WARM", 0)
     monkeypatch.setattr(training.Step, "_capture", capture)
+
+
+@pytest.mark.parametrize("change", PARTS.values(), ids=PARTS)
+def test_a_part_of_ones_own_is_not_captured_unless_it_says_so(mine, change, capturing, monkeypatch):
     with pytest.raises(Captured):
         runs.train(mine)
     own = replace(mine, **change)
@@ -70,6 +76,14 @@ def test_a_part_of_ones_own_is_not_captured_unless_it_says_so(mine, change, monk
     monkeypatch.setattr(registry[name], "capturable", True)
     with pytest.raises(Captured):
         runs.train(replace(own, seed=2))
+
+
+def test_the_usual_logq_is_captured_and_the_corrected_one_is_not(small_world, capturing):
+    """Its weights are computed by stock operators on every device, and these ask the host."""
+    asked = replace(small_world, k=4, epochs=1, logq=True)
+    with pytest.raises(Captured):
+        runs.train(asked)
+    assert runs.train(replace(asked, logq="corrected")).history["loss"].notna().all()
 
 
 def test_parts_of_the_library_may_be_captured_and_their_children_may_not():
@@ -87,6 +101,7 @@ def test_parts_of_the_library_may_be_captured_and_their_children_may_not():
     assert not Mine.capturable and Fast.capturable and GBCE.capturable
     for loss in (Mine(0.5), Fast(0.5)):
         assert LogQ(loss, 0.1, 50).capturable == loss.capturable
+        assert not CorrectedLogQ(loss, 0.1, 50, False).capturable
 
 
 def test_a_fixed_point_is_found_from_the_formula_alone(mine):
@@ -336,19 +351,20 @@ def test_a_checkless_leak_is_seen_in_sasrec_too(monkeypatch):
 
 
 def test_names_of_losses_stand_in_no_other_file_than_theirs_and_the_recipes():
-    """A part is asked, never told apart by its name."""
+    """A part is asked, never told apart by its name: neither as text nor as a class."""
     library = Path(parts.__file__).parent
-    allowed = {"losses.py", "recipes.py", "paper.py", "documents.py"}  # tables of the paper, too
-    quoted = [f'"{name}"' for name in LOSSES if name not in ("softmax",)] + ['== "softmax"']
-    default = 'loss: str = _option("bce"'  # where Settings say what the paper's SASRec is
-    found = {
-        path.name: [
-            name for name in quoted if name in path.read_text(encoding="utf-8").replace(default, "")
-        ]
-        for path in library.rglob("*.py")
-        if path.name not in allowed
-    }
-    assert not {name: names for name, names in found.items() if names}
+    classes = {kind.__name__ for kind in LOSSES.values()}
+    texts = (ast.Constant, "value", {*LOSSES}), (ast.Name, "id", classes)
+    kinds = *texts, (ast.Attribute, "attr", classes), (ast.alias, "name", classes)
+    found = {}
+    for path in library.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for kind, field, names in kinds:
+                if isinstance(node, kind) and getattr(node, field) in names:
+                    found.setdefault(path.name, set()).add(getattr(node, field))
+    assert found.pop("settings.py") == {"bce"}  # the default: the paper's SASRec
+    assert found.pop("losses.py") == {*LOSSES} | classes
+    assert {*found} <= {"recipes.py", "paper.py", "documents.py"}, found
 
 
 def test_a_device_that_cannot_draw_in_float64_is_not_taken(monkeypatch):
