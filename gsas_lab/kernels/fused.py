@@ -102,7 +102,7 @@ def bpr(
 
     if choose(hidden, table) == "triton":  # no stock operator, which would ask the host
         drawn = negatives if sets is None else negatives[sets]
-        engine = partial(_triton, False, 1.0, pairwise=True)
+        engine = partial(triton_kernels.sampled, False, 1.0, pairwise=True)
         return _unmoved(_loss(engine, hidden, table, positives, None, drawn), bias)
     return _unmoved(_by_rule(rule, hidden, table, positives, negatives, None, sets), bias)
 
@@ -240,25 +240,8 @@ def _sampled(
     if route == "portable":
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias)
 
-    engine = native.sampled if route == "native" else _triton
+    engine: Callable[..., Result] = native.sampled if route == "native" else triton_kernels.sampled
     return _loss(partial(engine, softmax, beta), hidden, table, positives, bias, negatives)
-
-
-def _triton(
-    softmax: bool,
-    beta: float,
-    hidden: Tensor,
-    table: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    bias: Tensor | None,
-    pairwise: bool = False,
-) -> Result:
-    tensors = hidden, table, positives, negatives, bias
-    loss, *gradients = triton_kernels.sampled(softmax, beta, *tensors, pairwise)  # sums, not means
-    share = 1 / (positives != PAD).sum().clamp(min=1)
-    d_hidden, d_table, d_bias = (gradient.mul_(share) for gradient in gradients)
-    return loss * share, d_hidden, d_table, d_bias
 
 
 def _by_rule(

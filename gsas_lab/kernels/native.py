@@ -2,8 +2,8 @@
 
 The compiler takes a few seconds, once; the library is kept in the user's cache folder, which nobody
 else may write to, beside its checksum, under a name that holds its source and this machine's kind of
-processor. Where there is no C++20 compiler, or
-GSAS_LAB_NATIVE=0 is set, `load` returns None, logs why, and `fused` takes the portable route.
+processor. Where there is no C++20 compiler, or GSAS_LAB_NATIVE=0 is set, `load` returns None, logs
+why, and `fused` takes the portable route.
 """
 
 import ctypes

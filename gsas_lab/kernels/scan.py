@@ -72,7 +72,7 @@ class Catalogue:
         )
         if library.pack_table(ctypes.byref(self._table), self._d):
             raise InputError(f"d = {self._d} is not in {native.WIDTHS}.")
-        _check("The table", length, self._d)
+        _check("The table", length)
 
     def scan(
         self, hidden: Tensor, targets: Tensor, seen: Tensor, seen_from: Tensor, most: int = 0
@@ -84,7 +84,7 @@ class Catalogue:
         row b from seen_from[b] to seen_from[b + 1], ascending. A target always competes.
         """
         hidden, most = hidden.detach().float().contiguous(), min(most, self._table.n - 1)
-        _check("The hidden states", hidden.norm(dim=1), self._d)
+        _check("The hidden states", hidden.norm(dim=1))
         users, n = len(hidden), self._table.n
         for name, items, low in (("targets", targets, 0), ("seen", seen, 1)):
             if len(items) and not low <= int(items.min()) <= int(items.max()) < n:
@@ -103,7 +103,7 @@ class Catalogue:
         return ranks, top, scores
 
 
-def _check(what: str, lengths: Tensor, d: int) -> None:
+def _check(what: str, lengths: Tensor) -> None:
     if not bool((lengths < _LARGEST).all()):
         raise InputError(
             f"{what}: NaN, or numbers beyond 10¹⁵; check the model's weights and its learning rate."

@@ -56,8 +56,7 @@ def sampled(
     (P, k), int64; bias: a scalar added to every score, or None. A position whose positive is
     padding counts for nothing, whatever its negatives: shapes depend on no data, nothing waits for
     the device, and a CUDA graph can capture the call (after a first one, which compiles).
-    -> the summed loss (), ∂/∂hidden (P, d), ∂/∂table (n_items + 1, d), ∂/∂bias (), all float32,
-    sums over positions.
+    -> mean loss (), ∂/∂hidden (P, d), ∂/∂table (n_items + 1, d), ∂/∂bias (), all float32.
     """
     hidden, table = hidden.detach().contiguous(), table.detach().contiguous()
     (n_rows, d), (positions, k) = table.shape, negatives.shape
@@ -84,7 +83,8 @@ def sampled(
             K=k, D=d, BLOCK=min(block, few), BLOCK_D=block_d,
         )  # fmt: skip
     loss, d_bias = totals.sum(1)
-    return loss, d_hidden, d_table, d_bias
+    share = 1 / (positives != PAD).sum().clamp(min=1)
+    return loss * share, d_hidden.mul_(share), d_table.mul_(share), d_bias.mul_(share)
 
 
 @_jit
