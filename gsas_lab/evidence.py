@@ -49,11 +49,8 @@ def groupings(data: runs.Data, holdout: Holdout, longest: int = 200) -> dict[str
     counts = np.bincount(data.split.train.items, minlength=data.split.n_items + 1)[1:]
     read = np.minimum(holdout.histories.lengths, longest)
     users = {"activity": data.interactions.lengths[holdout.users], "history read": read}
-    found: dict[str, Any] = {"popularity": instrument.quantile_groups(counts)}
-    found |= {
-        name: np.asarray(instrument.quantile_groups(numbers))[:, None]
-        for name, numbers in users.items()
-    }
+    found: dict[str, ArrayLike] = {"popularity": instrument.quantile_groups(counts)}
+    found |= {name: instrument.quantile_groups(numbers)[:, None] for name, numbers in users.items()}
     world, genres = data.interactions.world, data.interactions.genres
     if world is not None:
         found["genre"] = world.item_genre_names[1:]

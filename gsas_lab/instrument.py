@@ -14,6 +14,7 @@ that stand out by two standard errors (errors may be everywhere, or in one bin a
 interval holds both. For CORP the gaps are those of the isotonic fit, see `redrawn`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -210,11 +211,6 @@ def smooth(of: Cells, on_logits: bool = False) -> Measure:
         return _fixed_point(error, widths * unit)
 
     return Measure(lift, norm)
-
-
-def smooth_error(of: Cells, width: float, on_logits: bool = False) -> float:
-    """Smooth ECE of one given width of the kernel."""
-    return float(np.abs(_kernel(of, width, on_logits) @ of.gap).sum())
 
 
 def corp(of: Cells, log: bool = False) -> Measure:
@@ -535,7 +531,8 @@ def by_group(
     """How much more each group of pairs is promised than comes: predicted / observed, one row each.
 
     groups: for each grouping the label of each pair, of the shape of prob or one that broadcasts to
-    it: (n_items,) for items, (users, 1) for users. Categories keep their order. user, truth: as for
+    it: (n_items,) for items, (users, 1) for users. Rows in the order of the labels, of the numbers in
+    them where there are any: "3 to 7" before "12 to 20"; categories keep theirs. user, truth: as for
     `measures`; without users, pairs count as independent.
 
     The first row is of all pairs. Columns: grouping, group, pairs, hits, predicted and observed
@@ -592,8 +589,12 @@ def hidden(table: pd.DataFrame) -> str:
     return f"{on_average}, {joint} for {', '.join(named)}{more}."
 
 
-def quantile_groups(values: ArrayLike, parts: int = 4) -> pd.Categorical:
-    """Labels such as "3 to 7" for numbers (n,), in groups of about equal size; equals never part."""
+def quantile_groups(values: ArrayLike, parts: int = 4) -> np.ndarray:
+    """Labels (n,) such as "3 to 7" for numbers (n,), in groups of about equal size; equals never part.
+
+    `repairs.popularity_groups` cuts into equal shares of all interactions instead, for equally sure
+    fits.
+    """
     numbers = np.asarray(values, float).ravel()
     if not len(numbers) or not np.isfinite(numbers).all():
         raise InputError("Groups by size need a finite number for each user or item.")
@@ -605,11 +606,11 @@ def quantile_groups(values: ArrayLike, parts: int = 4) -> pd.Categorical:
         inside = numbers[code == at]
         low, high = inside.min(), inside.max()
         names.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
-    return pd.Categorical(np.array(names)[code], categories=names, ordered=True)
+    return np.array(names)[code]
 
 
 def rank_groups(prob: ArrayLike, ends: tuple[int, ...] = (1, 5, 10, 50)) -> np.ndarray:
-    """Labels (users, n_items) by the rank of each pair among its user's: "rank 1", "2 to 5" …"""
+    """Labels (users, n_items) by the rank of each pair among its user's: "ranks 2 to 5" …"""
     prob = np.asarray(prob)
     if prob.ndim != 2:
         raise InputError(f"prob must be (users, n_items), not {prob.shape}.")
@@ -621,7 +622,7 @@ def rank_groups(prob: ArrayLike, ends: tuple[int, ...] = (1, 5, 10, 50)) -> np.n
     names = [
         f"rank {a}" if a == b else f"ranks {a} to {b}" for a, b in zip(starts, ends, strict=False)
     ]
-    return np.array([*names, f"beyond {ends[-1]}"])[code]
+    return np.array([*names, f"ranks beyond {ends[-1]}"])[code]
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
@@ -694,9 +695,10 @@ def _codes(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> tuple[np.nda
     if isinstance(labels, pd.Categorical):
         code, names = np.asarray(labels.codes, np.int32), list(labels.categories)
     else:
-        flat = np.asarray(labels).ravel()
-        found, different = pd.factorize(flat, sort=True)
-        code, names = found.astype(np.int32), list(different)
+        found, different = pd.factorize(np.asarray(labels).ravel())
+        names = sorted(different, key=_natural)
+        place = {label: at for at, label in enumerate(names)}
+        code = np.array([*map(place.get, different), -1], np.int32)[found]
     if len(code) and code.min() < 0:
         raise InputError(f"{name}: the label of some pairs is missing; name one for each.")
     try:
@@ -705,6 +707,12 @@ def _codes(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> tuple[np.nda
         raise InputError(
             f"{name} has labels of shape {form}, which does not fit prob of shape {shape}."
         ) from None
+
+
+def _natural(label: Any) -> list[str | float]:
+    """A key for sorting: the label's words and numbers, in turn."""
+    words = re.split(r"((?:(?<!\w)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(label))
+    return [float(word) if at % 2 else word for at, word in enumerate(words)]
 
 
 def _sums(

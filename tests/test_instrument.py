@@ -23,6 +23,11 @@ def one(measure, gaps):
     return float(measure(gaps[:, None])[0])
 
 
+def smooth_error(of, width, on_logits=False):
+    """Smooth ECE of one given width of the kernel."""
+    return float(np.abs(instrument._kernel(of, width, on_logits) @ of.gap).sum())
+
+
 # --- values of other packages, computed once for these very pairs ---------------------------------
 
 
@@ -34,7 +39,7 @@ def test_smooth_ece_is_relplots():
     assert one(instrument.smooth(of), of.gap) == pytest.approx(0.06175984265420373, rel=3e-3)
     stored = {0.02: 0.06390038497542702, 0.05: 0.062394998262874854, 0.1: 0.059191372765060014}
     for width, value in stored.items():
-        assert instrument.smooth_error(of, width) == pytest.approx(value, rel=3e-3)
+        assert smooth_error(of, width) == pytest.approx(value, rel=3e-3)
 
 
 def test_smooth_ece_on_logits_is_relplots_at_four_times_the_bandwidth():
@@ -43,7 +48,7 @@ def test_smooth_ece_on_logits_is_relplots_at_four_times_the_bandwidth():
     of = instrument.cells(np.clip(prob, 0.01, 0.99), hit, resamples=0)
     stored = {0.05: 0.06255166852176426, 0.1: 0.059148137345588166, 0.25: 0.047896562806266516}
     for width, value in stored.items():
-        assert instrument.smooth_error(of, 4 * width, True) == pytest.approx(value, rel=0.02)
+        assert smooth_error(of, 4 * width, True) == pytest.approx(value, rel=0.02)
 
 
 def test_scores_are_scikit_learns_and_ece_is_netcals():
@@ -70,17 +75,17 @@ def test_smooth_ece_is_the_literal_integral(on_logits, widths):
     of = instrument.cells(prob, hit, resamples=0)
     for width in widths:
         literal = reference.smooth_ece(prob, hit, width, on_logits)
-        assert instrument.smooth_error(of, width, on_logits) == pytest.approx(literal, rel=3e-3)
+        assert smooth_error(of, width, on_logits) == pytest.approx(literal, rel=3e-3)
 
 
 def test_the_bandwidth_is_the_error_that_it_gives():
     prob, hit = pairs(5_000)
     of = instrument.cells(prob, hit, resamples=0)
     value = one(instrument.smooth(of), of.gap)
-    assert instrument.smooth_error(of, value) == pytest.approx(value, rel=5e-3)
+    assert smooth_error(of, value) == pytest.approx(value, rel=5e-3)
     shift = float((of.share * of.prob * (1 - of.prob)).sum())
     value = one(instrument.smooth(of, on_logits=True), of.gap)
-    assert instrument.smooth_error(of, value / shift, True) == pytest.approx(value, rel=5e-3)
+    assert smooth_error(of, value / shift, True) == pytest.approx(value, rel=5e-3)
 
 
 def test_corp_is_the_reference_and_its_parts_add_up():
@@ -326,7 +331,27 @@ def test_groups_of_users_items_ranks_and_sizes():
     assert table.loc[("user", "new"), "pairs"] == 3
     assert table.loc[("popularity", "1"), "pairs"] == 2
     assert table.loc[("rank", "rank 1"), "hits"] == 2
-    assert table.loc[("rank", "beyond 2"), "predicted"] == pytest.approx(0.1)
+    assert table.loc[("rank", "ranks beyond 2"), "predicted"] == pytest.approx(0.1)
+
+
+def test_groups_come_in_the_order_of_their_numbers_and_categories_in_their_own():
+    prob, hit = np.full((6, 60), 1 / 60), np.zeros((6, 60), bool)
+    hit[:, 0] = True
+    sizes = np.array([3, 9, 9, 40, 150, 2000])
+    labels = {
+        "activity": instrument.quantile_groups(sizes)[:, None],
+        "rank": instrument.rank_groups(prob),
+        "lean": np.where(np.arange(60) % 2, -1.5, -12.0),
+        "own": pd.Categorical(["mid", "high", "low"] * 20, ["low", "mid", "high"]),
+    }
+    table = instrument.by_group(prob, hit, labels)
+    assert table["group"].tolist() == [
+        "all pairs", "3", "9", "40", "150 to 2000",
+        "rank 1", "ranks 2 to 5", "ranks 6 to 10", "ranks 11 to 50", "ranks beyond 50",
+        "-12.0", "-1.5", "low", "mid", "high",
+    ]  # fmt: skip
+    assert table.set_index("group").loc["low", "pairs"] == 6 * 20
+    assert table.set_index("group").loc["-12.0", "pairs"] == 6 * 30
 
 
 def test_a_group_without_hits_has_a_sentence_and_can_still_be_found_wrong():
