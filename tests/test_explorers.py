@@ -13,6 +13,7 @@ import pytest
 
 from gsas_lab import recipes
 from gsas_lab.calibration import precision_vs_predicted
+from gsas_lab.decisions import ladder
 from gsas_lab.errors import InputError
 from gsas_lab.lessons import explorers, gallery
 from gsas_lab.theory import FixedPoint, logits_bytes
@@ -296,6 +297,50 @@ def test_a_grid_needs_one_number_for_each_k_and_t(grid):
         explorers.grid_figure(grid[:1])
 
 
+@pytest.fixture
+def rungs() -> dict[str, pd.DataFrame]:
+    """Two users' best items, 1,000 times: p̂ of 0.8 hits a quarter of the time, p̂ of 0.2 a tenth."""
+    prob = np.tile([[0.8], [0.2]], (1000, 1))
+    hit = np.zeros_like(prob, bool)
+    hit[:500:2] = hit[1:200:2] = True
+    said = {"raw": prob, "repaired": np.where(prob > 0.5, 0.25, 0.1)}
+    return {name: ladder(p, hit) for name, p in said.items()}
+
+
+def test_desk_figure_counts_what_each_threshold_promises_and_earns(rungs):
+    figure = explorers.desk_figure(rungs, threshold=0.5, value=2.0, cost=0.3)
+    # Of 1,000 users half are shown an item of p̂ = 0.8, and a quarter of these take it.
+    assert "raw: promised 650, came <b>100</b>" in figure.layout.title.text
+    assert "repaired: promised 0, came <b>0</b>" in figure.layout.title.text
+    assert "cost / value = 0.15" in figure.layout.title.text
+    lines = {trace.name: trace for trace in figure.data if trace.mode is None}
+    np.testing.assert_allclose(lines["raw: promised"].x, [0.8, 0.2])
+    np.testing.assert_allclose(lines["raw: promised"].y, [650, 700])
+    np.testing.assert_allclose(lines["raw: realised"].y, [100, 50])
+    np.testing.assert_allclose(lines["repaired: promised"].y, lines["repaired: realised"].y)
+    assert lines["raw: promised"].xaxis == "x" and lines["repaired: promised"].xaxis == "x2"
+    (diamond, _) = (trace for trace in figure.data if trace.name == "cost / value")
+    assert diamond.x[0] == 0.15
+    with pytest.raises(InputError, match="one or two tables, not 3"):
+        explorers.desk_figure(rungs | {"third": rungs["raw"]})
+
+
+def test_the_desk_follows_its_three_sliders_and_statically_is_cut_at_cost_by_value(rungs):
+    explorer = explorers.desk_explorer(rungs, value=2.0, cost=0.3)
+    live, static = explorer.live(), explorer.static()
+    (figure,) = inside(live, go.FigureWidget)
+    sliders = {s.description: s for kind in (widgets.FloatLogSlider, widgets.FloatSlider)
+               for s in inside(live, kind)}  # fmt: skip
+    assert_same_data(figure, explorers.desk_figure(rungs, 0.15, 2.0, 0.3))
+    for name, value in (("threshold", 0.5), ("value", 4.0), ("cost", 0.1)):
+        sliders[name].value = value
+    assert_same_data(figure, explorers.desk_figure(rungs, 0.5, 4.0, 0.1))
+    names = [frame.name for frame in static.frames]
+    assert len(names) == 9 and "0.3" in names
+    assert_same_data(static, explorers.desk_figure(rungs, 0.15, 2.0, 0.3))
+    assert_same_data(static.frames[-1], explorers.desk_figure(rungs, 1.0, 2.0, 3.0))
+
+
 def test_a_move_redraws_well_within_a_tenth_of_a_second(systems, users, curves):
     live = explorers.user_explorer(systems, users).live()
     (pick,), taken = inside(live, widgets.IntSlider), []
@@ -341,10 +386,13 @@ def test_a_live_notebook_shows_its_figures_after_plain_nbconvert(monkeypatch):
     assert len(page) < 1_000_000  # plotly.js is not in it
 
 
+LOSS_OF = {"SASRec": "bce", "gSASRec": "gbce", "softmax": "softmax"}
+
+
 def test_the_gallery_holds_every_explorer_with_a_slider(small_world, monkeypatch):
-    systems = {"SASRec": small_world, "softmax": replace(small_world, loss="softmax")}
+    systems = {name: replace(small_world, loss=loss) for name, loss in LOSS_OF.items()}
     monkeypatch.setattr(recipes, "systems", lambda dataset, **_: systems)
     figures = gallery.figures("no such folder in outputs/reference")
-    assert len(figures) == 10 and all(figure.layout.sliders for figure in figures.values())
+    assert len(figures) == 12 and all(figure.layout.sliders for figure in figures.values())
     (curves,) = (f for heading, f in figures.items() if heading.startswith("Precision"))
-    assert list(dict.fromkeys(curves.data[0].y)) == ["SASRec"]  # softmax has no Theorem 5.1
+    assert list(dict.fromkeys(curves.data[0].y)) == ["SASRec", "gSASRec"]  # softmax: no Theorem 5.1

@@ -462,9 +462,8 @@ def desk_figure(
 ) -> go.Figure:
     """Promised beside realised profit for 1,000 users, by the threshold on p̂: a panel a table.
 
-    Tables of `decisions.ladder`, two at most. A hit earns `value`, showing costs `cost`; dots stand at
-    `threshold`. The dotted line is the most that somebody who knows P would earn with these items,
-    where the tables have the truth; the diamond is cost / value, where calibrated p̂ should be cut.
+    Tables of `decisions.ladder`, two at most. A hit earns `value`, showing costs `cost`. Dotted is what
+    was promised; dots stand at `threshold`, the diamond at cost / value, where calibrated p̂ is cut.
     """
     if not 1 <= len(rungs) <= 2:
         raise InputError(f"The desk has room for one or two tables, not {len(rungs)}.")

@@ -2,23 +2,25 @@
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from gsas_lab import paper, recipes, results, runs
+from gsas_lab import decisions, evidence, paper, recipes, results, runs
 from gsas_lab.calibration import precision_vs_predicted
 from gsas_lab.lessons import explorers
 from gsas_lab.lessons import theory_explorers as drag
+from gsas_lab.lessons.break_it import break_explorer
 from gsas_lab.lessons.million import million_explorer
 from gsas_lab.lessons.tug_of_war import tug_explorer
 
 STORY = (
     "Everything that can be dragged, by slider and without a kernel. Live, in notebooks 00, 01, 02, "
-    "04, 05 and 10, there are more sliders."
+    "04, 05, 10 and 11, there are more sliders."
 )
 
 
 def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
-    """By heading: the theory's six, those of notebooks 00, 01 and 04, and Figure 3 where
+    """By heading: the theory's six, those of notebooks 00, 01, 04, 10 and 11, and Figure 3 where
     outputs/reference holds it.
 
     The systems are trained now if they were not before; `given`: see `recipes.systems`.
@@ -42,6 +44,8 @@ def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
         f"Precision against prediction ({data.interactions.name})": (
             explorers.calibration_explorer(curves)
         ),
+        "Calibrated, then broken": break_explorer(),
+        f"The desk of decisions ({data.interactions.name})": _desk(trained["gSASRec"]),
         "The memory of a full loss": explorers.memory_explorer(),
         "A million items": million_explorer(),
     }
@@ -50,3 +54,17 @@ def figures(dataset: str, **given: Any) -> dict[str, go.Figure]:
         theirs = {"NDCG@10": paper.figure_3()} if dataset in results.IN_PAPER else None
         every[f"Figure 3. {swept.source}"] = explorers.grid_explorer(swept.shown, paper=theirs)
     return {heading: explorer.static() for heading, explorer in every.items()}
+
+
+def _desk(run: runs.Run) -> explorers.Explorer:
+    """That of notebook 11, at a cost that pays for a quarter of the users by the repaired model."""
+    test = evidence.some(run.data.split.test, run.data.split.n_items)
+    hits = test.hits(run.data.split.n_items)
+    repair = evidence.choose_repair(run, top=10).repair
+    raw, repaired = (evidence.probabilities(run, test, each) for each in (None, repair))
+    cost = float(np.quantile(decisions.best(repaired)[0], 0.75))
+    rungs = {}
+    for name, prob in (("gSASRec, raw", raw), ("gSASRec, repaired", repaired)):
+        first, came = decisions.best(prob, hits)
+        rungs[name] = decisions.ladder(first, came)
+    return explorers.desk_explorer(rungs, cost=cost)
