@@ -47,9 +47,13 @@ lab: $(READY)
 site: $(READY)
 	@$(BIN)/python -m gsas_lab site --dataset="$$GSAS_LAB_DATASET"
 
-slides: $(READY)
-	@test -d outputs/site || $(MAKE) --no-print-directory site
+slides: outputs/site/index.html
 	@$(BIN)/python -m gsas_lab slides
+
+# Pages that are older than what they are made of are made again; whatever data set they are of.
+outputs/site/index.html: $(READY) $(wildcard notebooks/*.ipynb gsas_lab/*.py gsas_lab/*/*.py \
+		outputs/reference/*/*.csv outputs/reference/*/*/*.csv)
+	@$(MAKE) --no-print-directory site
 
 exercises: $(READY)
 	@$(BIN)/python -m gsas_lab exercises

@@ -365,6 +365,33 @@ def test_the_data_set_reaches_the_command_as_it_was_typed(tmp_path, dataset):
     ]  # fmt: skip
 
 
+def test_slides_are_of_pages_as_new_as_the_notebooks_and_the_library(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    sources = ["notebooks/01_a.ipynb", "gsas_lab/lessons/slides.py", "outputs/reference/x/y/z.csv"]
+    for name in (*sources, ".venv/bin/python", "outputs/site/index.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "ready").touch()
+    python, page = tmp_path / ".venv" / "bin" / "python", tmp_path / "outputs/site/index.html"
+    python.write_text('#!/bin/sh\necho "$3"\n[ "$3" != site ] || touch outputs/site/index.html\n')
+    python.chmod(0o755)
+    page.unlink()
+
+    def made():
+        return _make("slides", folder=tmp_path).stdout.split()
+
+    assert made() == ["site", "slides"]
+    assert made() == ["slides"]
+    for name in sources:
+        os.utime(page, (10**9, 10**9))
+        for other in (*sources, ".venv/ready", "pyproject.toml", "constraints.txt"):
+            os.utime(tmp_path / other, (10**9 - 1, 10**9 - 1))
+        assert made() == ["slides"]
+        os.utime(tmp_path / name, (10**9 + 1, 10**9 + 1))
+        assert made() == ["site", "slides"], name
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [("my runs", "{here}/my runs"), ("/elsewhere", "/elsewhere"), ("~/runs", "~/runs"), ("", "")],
