@@ -616,6 +616,18 @@ def test_a_sweep_that_was_edited_is_told_and_one_of_before_is_read(mixed, tmp_pa
     assert len(results.load(tmp_path / "before").ranks) == len(results.load(mixed).ranks)
 
 
+COMMITTED = sorted(path.parent for path in results.REFERENCE.glob("*/*/sweep.json"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda each: f"{each.parent.name}/{each.name}")
+def test_every_committed_sweep_is_sealed_and_stands(folder, tmp_path):
+    assert (folder / files.MANIFEST).exists() and results.load(folder).ranks
+    shutil.copytree(folder, tmp_path / "edited")
+    edited(tmp_path / "edited", "results.csv", rb"(\d),", b"\\g<1>0,")
+    with pytest.raises(InputError, match="results.csv is not as the sweep wrote it"):
+        results.load(tmp_path / "edited")
+
+
 def test_a_sweep_without_its_parquet_form_is_whole(mixed, tmp_path):
     shutil.copytree(mixed, tmp_path / "copy")
     (tmp_path / "copy" / "results.parquet").unlink()
