@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -115,3 +115,19 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
         validation_users=50,
         device="cpu",
     )
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Begin a training in another run folder, and stop it by Ctrl-C after some epochs."""
+
+    def train(settings: Settings, epochs: int = 2) -> None:
+        def stop(history: list) -> None:
+            if len(history) == epochs:
+                raise KeyboardInterrupt
+
+        monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(settings, on_epoch=stop)
+
+    return train

@@ -43,16 +43,9 @@ def test_every_loss_can_be_captured_and_learns(on_gpu, loss, precision):
     assert run.metrics["recall@10"] > 1.5 * 10 / 60
 
 
-def test_a_stopped_training_goes_on(on_gpu, monkeypatch, tmp_path):
+def test_a_stopped_training_goes_on(on_gpu, stopped):
     whole = runs.train(on_gpu).history["loss"].tolist()
-
-    def stop(history):
-        if len(history) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(on_gpu, on_epoch=stop)
+    stopped(on_gpu, 3)
     assert runs.train(on_gpu).history["loss"].tolist() == pytest.approx(whole, rel=1e-3)
 
 

@@ -185,20 +185,13 @@ def test_a_loss_over_the_whole_catalogue_trains_as_with_the_dense_optimiser(smal
 
 @pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
 @pytest.mark.parametrize("model", ["sasrec", "mf"])
-def test_a_stopped_training_goes_on_bit_for_bit(small_world, monkeypatch, tmp_path, kind, model):
+def test_a_stopped_training_goes_on_bit_for_bit(small_world, stopped, kind, model):
     settings = replace(
         small_world, table_optimizer=kind, loss="gbce", t=0.5, sampler="shared-batch", model=model,
         weight_decay=0.2, cooldown=0.5, lr=0.01,
     )  # fmt: skip
     whole = runs.train(settings).model.state_dict()
-
-    def stop(history):
-        if len(history) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(settings, on_epoch=stop)
+    stopped(settings)
     again = runs.train(settings).model.state_dict()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 

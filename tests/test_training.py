@@ -38,19 +38,10 @@ def test_training_lowers_the_loss_and_beats_chance(small_world, loss, model):
     assert run.metrics["recall@10"] > 1.5 * 10 / 60
 
 
-def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(
-    small_world, monkeypatch, tmp_path
-):
+def test_a_stopped_training_goes_on_and_ends_with_the_same_weights(small_world, stopped):
     settings = replace(small_world, loss="gbce", t=0.5, dropout=0.3, windows="all", cooldown=0.5)
     whole = weights(runs.train(settings))
-
-    def stop(history):
-        if len(history) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "again"))
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(settings, on_epoch=stop)
+    stopped(settings)
     seen = []
     resumed = runs.train(settings, on_epoch=lambda history: seen.append(len(history)))
     assert seen == [3], "only the missing epoch is trained"
@@ -117,13 +108,8 @@ def test_the_best_weights_are_kept_not_the_last(small_world, monkeypatch):
     assert {file.name for file in run.folder.iterdir()} == {*runs.FILES, files.MANIFEST}
 
 
-def test_weights_that_were_the_best_and_are_gone_stop_a_training_that_goes_on(small_world):
-    def stop(history):
-        if len(history) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(small_world, on_epoch=stop)
+def test_weights_that_were_the_best_and_are_gone_stop_a_training_that_goes_on(small_world, stopped):
+    stopped(small_world)
     (best,) = files.runs_folder().glob("*/best-*.pt")
     whole = best.read_bytes()
     best.unlink()
