@@ -234,9 +234,8 @@ def deviation_from_theory(
 
     max_binned: largest |mean learned − mean of Eq. (10)| over bins of P, ten a decade, with at
     least `fewest` pairs: single predictions scatter, their mean must not; NaN where there is no such
-    bin. max_item: the same over
-    the items, each a mean over users. Also r2, mean_abs and max_abs of single pairs against the
-    curve (`distance_to_truth`).
+    bin. max_item: the same over the items, each a mean over users. Also r2, mean_abs and max_abs of
+    single pairs against the curve (`distance_to_truth`).
     """
     theory = point.probability(np.asarray(prior))
     single = distance_to_truth(prob, theory)

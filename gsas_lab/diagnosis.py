@@ -334,7 +334,7 @@ def diagnose_run(
 ) -> Diagnosis:
     """A run of this library: estimated on its validation users, judged on the first test users.
 
-    Over the items that may be recommended by the run's protocol; p̂ as in `ranking.probability`, or
+    Over the items that may be recommended by the run's protocol; p̂ by its loss's link, or
     what a repair of the run's `logits` makes of it. InputError for BPR, which has none, unless
     repaired.
     """

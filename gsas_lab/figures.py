@@ -129,7 +129,7 @@ def precision_vs_predicted(curves: Tables, ax: Axes | None = None, log: bool = F
 
 
 def profit_by_cost(tables: Tables, ax: Axes | None = None) -> Axes:
-    """What notifying earns at each cost, for 1,000 users; dashes: what it promised.
+    """What notifying earns at each cost, for 1,000 users; dots: what it promised.
 
     Tables of `decisions.by_cost`. Where there is the truth, solid lines are the expected profit, else
     the realised one with its 95 % interval. Promises beyond three times the largest profit run out of
@@ -155,7 +155,8 @@ def profit_by_cost(tables: Tables, ax: Axes | None = None) -> Axes:
 def alarms(tables: Tables, ax: Axes | None = None, drift: float | None = None) -> Axes:
     """The larger CUSUM sum of each day on a log axis from 1 on, and the limit where it rings.
 
-    Tables of `decisions.alarm`; drift: the day from which on something else is true.
+    Tables of `decisions.alarm` with its limit of 5; drift: the day from which on something else is
+    true.
     """
     ax = _dress(ax, "day", "CUSUM of hits against Σp̂, 1 + sum (log scale)", "y")
     for name, style in styles(tables).items():

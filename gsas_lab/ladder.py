@@ -41,7 +41,8 @@ def measure(settings: Settings, train: bool = True) -> pd.DataFrame:
     """One row a choice, the first as here; test users.
 
     Columns: of ("ranking", the same weights; "training", other weights), NDCG@10, its 95 % interval
-    over users as low and high, system, seed. train: also what changes the training, two or three runs more.
+    over users as low and high, system, seed. train: also what changes the training, two or three
+    runs more.
     """
     run = runs.train(settings)
     rows = {name: ("ranking", values) for name, values in _ranked(run).items()}

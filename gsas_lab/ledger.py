@@ -244,7 +244,7 @@ def standing(queue: Path = QUEUE, reference: Path = results.REFERENCE) -> Standi
     for each in asked(queue):
         of_data = tuple(getattr(each.settings, name) for name in OF_DATA)
         if of_data not in known:
-            known[of_data] = _checksum(each.settings, ledger, absent)
+            known[of_data] = _checksum(each.settings, absent)
         if (data := known[of_data]) is None:
             continue
         each = replace(each, settings=_fitting(each.settings))
@@ -263,7 +263,7 @@ def _fitting(settings: Settings) -> Settings:
     return settings if settings.dataset == "ml-1m" else recipes.scaled(settings)
 
 
-def _checksum(settings: Settings, ledger: Ledger, absent: list[str]) -> str | None:
+def _checksum(settings: Settings, absent: list[str]) -> str | None:
     try:
         return runs.load_data(settings).split.protocol.sha256
     except InputError as error:

@@ -370,7 +370,8 @@ def sampler_proofs() -> dict[str, Settings]:
     """gBCE with each sampler, and two losses with logQ, as `proofs`: Theorem 5.1 for any proposal.
 
     It holds where each positive draws anew. A draw of 16 that a whole batch shares is too noisy for
-    one pass, one of 128 is not; and without the history's items there is no such fixed point where items repeat.
+    one pass, one of 128 is not; and without the history's items there is no such fixed point where
+    items repeat.
     """
     every = {name: replace(gsasrec(16, 0.75), sampler=name) for name in SAMPLERS}
     every["shared-batch, k = 128"] = replace(gsasrec(128, 0.75), sampler="shared-batch")

@@ -44,10 +44,7 @@ from gsas_lab.splits import Holdout
 from gsas_lab.theory import FixedPoint
 
 FORMAT = 4  # of run folders: a change that alters results counts it up
-READABLE = (
-    "3",
-    "4",
-)  # 3: without manifest, items and safetensors; what is committed stays as it is
+READABLE = ("3", "4")  # 3: without manifest, items and safetensors; what is committed stays so
 FILES = (
     "settings.json",
     "protocol.json",

@@ -1,7 +1,8 @@
 """Positives -> negatives. What a negative is, and whether it may be the positive, is said by name.
 
-A sampler is a frozen object. All draw with replacement. With k negatives a positive, item i is drawn k·q(i) times on average: its
-*rate* α, which decides what σ(s) becomes (Theorem 5.1) and what the logQ correction takes away.
+A sampler is a frozen object. All draw with replacement. With k negatives a positive, item i is drawn
+k·q(i) times on average: its *rate* α, which decides what σ(s) becomes (Theorem 5.1) and what the logQ
+correction takes away.
 
     positive-excluded  q = 1/(N − 1)      uniform, as Theorem 5.1 assumes
     history-excluded   q = 1/(N − h)      uniform over what is not among the window's h items

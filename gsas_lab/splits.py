@@ -1,4 +1,4 @@
-"""Leave-one-out: what is trained on, what chooses the best weights, what is reported.
+"""Leave-one-out, or a split by time: what is trained on, what chooses the best weights, what is reported.
 
 Every choice that moves a number is in `Protocol`, which is stored with each result and printed
 below each table.
@@ -107,8 +107,9 @@ class Protocol:
         return (
             f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
             f"{self.items:,} items, {self.interactions:,} interactions, "
-            f"{self.trained_interactions:,} of them trained on; {kind}; {self.validation_users} validation users (seed {self.split_seed}); ranked "
-            f"over the {self.candidates}, seen items {seen}; "
+            f"{self.trained_interactions:,} of them trained on; {kind}; {self.validation_users} "
+            f"validation users (seed {self.split_seed}); ranked over the {self.candidates}, seen "
+            f"items {seen}; "
             f"{again if self.taken_again else ''}{few if self.few_rivals else ''}{self.rank_ties}; "
             f"order: {self.tie_rule}{unused if self.unused else ''}."
         )
