@@ -41,6 +41,17 @@ def _make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     )
 
 
+def _ready(folder: Path, tool: str, script: str) -> None:
+    """A Makefile whose environment is there and has one tool, a line of shell."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+    path = folder / ".venv" / "bin" / tool
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    (folder / ".venv" / "ready").touch()
+
+
 def test_every_line_of_the_constraints_is_one_exact_version():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     lines = [line for line in lines if not line.startswith("#")]
@@ -352,13 +363,7 @@ def test_a_second_make_run_installs_nothing(tmp_path):
     "dataset", ["a b.csv", "größe.csv", "~/x.csv", 'a"b.csv', "it's $HOME.csv", "`x`;y"]
 )
 def test_the_data_set_reaches_the_command_as_it_was_typed(tmp_path, dataset):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "ready").touch()
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
+    _ready(tmp_path, "python", 'printf "%s\\n" "$@"')
     done = _make("run", f"DATASET={dataset}", "WITH=min_user=3 seed=2", folder=tmp_path)
     assert done.stdout.splitlines() == [
         "-m", "gsas_lab", "notebooks", f"--dataset={dataset}", "-p", "min_user=3", "-p", "seed=2",
@@ -366,16 +371,12 @@ def test_the_data_set_reaches_the_command_as_it_was_typed(tmp_path, dataset):
 
 
 def test_slides_are_of_pages_as_new_as_the_notebooks_and_the_library(tmp_path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    _ready(tmp_path, "python", 'echo "$3"; [ "$3" != site ] || touch outputs/site/index.html')
     sources = ["notebooks/01_a.ipynb", "gsas_lab/lessons/slides.py", "outputs/reference/x/y/z.csv"]
-    for name in (*sources, ".venv/bin/python", "outputs/site/index.html"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / ".venv" / "ready").touch()
-    python, page = tmp_path / ".venv" / "bin" / "python", tmp_path / "outputs/site/index.html"
-    python.write_text('#!/bin/sh\necho "$3"\n[ "$3" != site ] || touch outputs/site/index.html\n')
-    python.chmod(0o755)
+    page = tmp_path / "outputs" / "site" / "index.html"
+    for path in (page, *(tmp_path / name for name in sources)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     page.unlink()
 
     def made():
@@ -398,13 +399,7 @@ def test_slides_are_of_pages_as_new_as_the_notebooks_and_the_library(tmp_path):
 )
 def test_the_lab_keeps_its_runs_where_make_was_called(tmp_path, monkeypatch, given, found):
     """Its kernels start in the notebooks' folder."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "ready").touch()
-    jupyter = tmp_path / ".venv" / "bin" / "jupyter"
-    jupyter.write_text('#!/bin/sh\necho "$GSAS_LAB_RUNS" "$GSAS_LAB_CACHE" "$1"\n')
-    jupyter.chmod(0o755)
+    _ready(tmp_path, "jupyter", 'echo "$GSAS_LAB_RUNS" "$GSAS_LAB_CACHE" "$1"')
     monkeypatch.setenv("GSAS_LAB_RUNS", given)
     monkeypatch.setenv("GSAS_LAB_CACHE", "../$HOME")
     done = _make("lab", folder=tmp_path)
