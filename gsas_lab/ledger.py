@@ -22,7 +22,6 @@ from gsas_lab.errors import InputError
 from gsas_lab.settings import OF_DATA, Settings
 
 QUEUE = results.REFERENCE / "queue.toml"
-CURVES = "curves.csv"  # beside a folder's results.csv
 LONGEST = 4  # times the passes that a stage asks for: no run is lengthened beyond
 _OF_STAGE = ("sweep", "runs", "title", "into", "seeds", "dataset", "profile")
 
@@ -145,9 +144,9 @@ def _key(settings: Settings, data: str) -> tuple[Settings, str]:
 
 def curves(folder: Path) -> dict[str, pd.DataFrame]:
     """`curve_of` each of a folder's runs that has one, by the row's name."""
-    if not (folder / CURVES).exists():
+    if not (folder / sweeps.CURVES).exists():
         return {}
-    table = pd.read_csv(io.BytesIO(files.read(folder / CURVES)))
+    table = pd.read_csv(io.BytesIO(files.read(folder / sweeps.CURVES)))
     parts = table.groupby("name", sort=False)
     return {str(name): p.drop(columns="name").reset_index(drop=True) for name, p in parts}
 
@@ -192,7 +191,7 @@ def write_folder(place: Path, rows: list[tuple[str, Measured]]) -> None:
     told = {name: m.history for name, m in named.items() if m.history is not None}
     curves = [m.curve.assign(name=n) for n, m in named.items() if m.curve is not None]
     if curves:
-        files.write(place / CURVES, pd.concat(curves).round(6).to_csv(index=False).encode())
+        files.write(place / sweeps.CURVES, pd.concat(curves).round(6).to_csv(index=False).encode())
     sweeps.write(place, table, told, {name: m.ranks for name, m in named.items()})
 
 

@@ -271,8 +271,9 @@ def load(folder: str | Path) -> Results:
     folder = files.chosen(folder, "folder")
     try:
         content = {name: files.read(folder / name) for name in sweeps.READ}
-        if (folder / sweeps.PARQUET).exists():  # for readers elsewhere
-            content[sweeps.PARQUET] = files.read(folder / sweeps.PARQUET)
+        for name in (sweeps.PARQUET, sweeps.CURVES):  # for readers elsewhere
+            if (folder / name).exists():
+                content[name] = files.read(folder / name)
         record = files.parsed(folder / "sweep.json", content["sweep.json"])
         version = record["environment"]["format"]
         if version in runs.READABLE:

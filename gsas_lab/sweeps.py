@@ -48,6 +48,7 @@ Show = Callable[[pd.DataFrame], None]
 
 READ = ("sweep.json", "results.csv", "histories.csv", "ranks.npz")  # by `results.load`
 PARQUET = "results.parquet"  # where pyarrow is installed
+CURVES = "curves.csv"  # of folders of the ledger
 WRITTEN = (*READ, PARQUET, files.MANIFEST)
 MOST = 100_000  # runs of a sweep
 _FIELDS = [item.name for item in fields(Settings)]
@@ -327,7 +328,7 @@ def write(
 
 def seal(folder: Path) -> None:
     """Write the manifest, which says that a sweep is whole: the checksum of each of its files."""
-    named = [folder / name for name in WRITTEN if name != files.MANIFEST]
+    named = [folder / name for name in (*READ, PARQUET, CURVES)]
     sums = {path.name: files.checksum(files.read(path)) for path in named if path.exists()}
     files.write_manifest(folder, {"format": runs.FORMAT, "files": sums})
 

@@ -621,10 +621,13 @@ COMMITTED = sorted(path.parent for path in results.REFERENCE.glob("*/*/sweep.jso
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda each: f"{each.parent.name}/{each.name}")
 def test_every_committed_sweep_is_sealed_and_stands(folder, tmp_path):
-    assert (folder / files.MANIFEST).exists() and results.load(folder).ranks
+    sealed = {*files.read_manifest(folder)["files"]}
+    assert sealed == {"sweep.json", "ranks.npz", *(path.name for path in folder.glob("*.csv"))}
+    assert results.load(folder).ranks
     shutil.copytree(folder, tmp_path / "edited")
-    edited(tmp_path / "edited", "results.csv", rb"(\d),", b"\\g<1>0,")
-    with pytest.raises(InputError, match="results.csv is not as the sweep wrote it"):
+    name = "curves.csv" if "curves.csv" in sealed else "results.csv"
+    edited(tmp_path / "edited", name, rb"(\d),", b"\\g<1>0,")
+    with pytest.raises(InputError, match=f"{name} is not as the sweep wrote it"):
         results.load(tmp_path / "edited")
 
 
