@@ -582,8 +582,8 @@ def _seem_probabilities(values: np.ndarray, of: str | None) -> str:
     return ""
 
 
-def _top(judged: _Rows, cutoffs: tuple[int, ...] = (1, 10)) -> pd.DataFrame:
-    """Mean p and share of clicks among each user's first K; a user with fewer items gives those.
+def _top(judged: _Rows) -> pd.DataFrame:
+    """Mean p and share of clicks among each user's first 1 and 10; one with fewer items gives those.
     No rows where rows stand for others, which may be among the first.
     """
     rows = {}
@@ -593,7 +593,7 @@ def _top(judged: _Rows, cutoffs: tuple[int, ...] = (1, 10)) -> pd.DataFrame:
         place = np.arange(len(order)) - np.repeat(
             np.cumsum(judged.lengths) - judged.lengths, judged.lengths
         )
-        for cutoff in cutoffs:
+        for cutoff in (1, 10):
             first = order[place < cutoff]
             rows[cutoff] = {
                 "predicted": expit(judged.scores[first]).mean(),

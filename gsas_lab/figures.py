@@ -368,8 +368,8 @@ def by_k(tables: Tables, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
 def quality_and_time(table: pd.DataFrame, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
     """A metric against the seconds of training, one point a system, the index being its name.
 
-    Columns: `what`, "seconds" and maybe "NDCG@10 low" and "NDCG@10 high", its interval. A system
-    that is not trained stands at a second.
+    Columns: `what`, "seconds" and maybe its interval, such as "NDCG@10 low" and "NDCG@10 high". A
+    system that is not trained stands at a second.
     """
     ax = _dress(ax, "seconds of training (log scale)", what, "x")
     for name, style in styles(table.index).items():

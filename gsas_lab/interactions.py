@@ -470,7 +470,7 @@ def _ids_of(packed: np.ndarray) -> np.ndarray:
 
 
 def _parse(path: Path, data: bytes, min_user: int, min_item: int, named: Columns) -> dict[str, Any]:
-    """Bytes -> items, offsets, user_ids, item_ids, tie_rule, unused."""
+    """Bytes -> what `_CACHED` names."""
     return _arrays(str(path), from_bytes(path, data, named), min_user, min_item)
 
 
