@@ -9,11 +9,15 @@ Functions on flat arrays take either; say beside the number which it was. A tabl
 pairs in float32 takes a few seconds.
 """
 
+import re
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import expit
 
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.theory import FixedPoint
 
 _Z = 1.959963984540054  # the normal's 97.5 % point, for 95 % intervals
@@ -31,18 +35,22 @@ def precision_vs_predicted(
     Columns: cutoff; precision, the mean over users of [rank <= K] / K; predicted, the mean over
     users and their first K items; theory, Eq. (10) of the precision, if its point is given.
     """
-    prob, ranks = np.asarray(prob), np.asarray(target_rank)
+    prob, ranks = numbers("prob", prob), numbers("target_rank", target_rank)
     if prob.ndim != 2 or ranks.shape != prob.shape[:1] or not prob.size:
         raise InputError(
             f"prob must be (users, Kmax) with one target_rank for each user, "
             f"not {prob.shape} with {ranks.shape}."
         )
     _check_probabilities(prob)
-    if ranks.min() < 1 or np.any(prob[:, 1:] > prob[:, :-1]):
-        raise InputError("Ranks count from 1, and each row of prob must start with its highest.")
+    if not ranks.min() >= 1 or np.any(prob[:, 1:] > prob[:, :-1]) or np.any(ranks % 1):
+        raise InputError(
+            "Ranks are whole and count from 1, and each row of prob must start with its highest."
+        )
     n_users, largest = prob.shape
     cutoff = np.arange(1, largest + 1)
-    hits = np.bincount(np.minimum(ranks, largest + 1), minlength=largest + 2)[1:-1].cumsum()
+    hits = np.bincount(np.minimum(ranks, largest + 1).astype(int), minlength=largest + 2)[
+        1:-1
+    ].cumsum()
     curve = pd.DataFrame(
         {
             "cutoff": cutoff,
@@ -76,8 +84,7 @@ def reliability_curve(
     own; each but the first begins at a hit, which favours `observed` by about 1 in its hits.
     """
     prob, hit = check_pairs(prob, hit)
-    if bins < 1:
-        raise InputError(f"bins must be 1 or more, not {bins}.")
+    bins = min(whole_number("bins", bins), len(prob))  # more would be empty
     if equal_hits and (weight is not None or not hit.any()):
         raise InputError("Bins of equal hits need a hit, and pairs without weights.")
     if weight is None:
@@ -115,7 +122,7 @@ def wilson(observed: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     spread = _Z**2 / pairs
     high = observed + spread / 2 + np.sqrt(spread * (observed * (1 - observed) + spread / 4))
-    high = high / (1 + spread)
+    high = np.minimum(high / (1 + spread), 1.0)  # rounding
     return observed**2 / (1 + spread) / high, high  # the roots' product: exactly 0 without a hit
 
 
@@ -154,10 +161,18 @@ def log_loss(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) -
         with np.errstate(divide="ignore"):
             log_likelihood = np.where(hit, prob, np.subtract(1, prob, dtype=float))
             np.log(log_likelihood, out=log_likelihood)
-        return float(-log_likelihood.mean())
-    logits = np.array(scores, float).ravel()  # a copy: turned into losses in place
+        return 0.0 - float(log_likelihood.mean())
+    logits = numbers("scores", scores).astype(float).ravel()  # a copy: turned into losses in place
     if logits.shape != prob.shape:
         raise InputError(f"scores must have the {len(prob)} pairs of prob, not {len(logits)}.")
+    if np.isnan(logits).any():
+        raise InputError(
+            "scores must be numbers: the log loss is not defined, because some are NaN."
+        )
+    if not np.allclose(expit(logits), prob, rtol=0, atol=1e-3):
+        raise InputError(
+            "prob is not σ(scores): give the scores that these probabilities come from."
+        )
     logits[hit] *= -1
     return float(np.logaddexp(0, logits, out=logits).mean())
 
@@ -167,8 +182,8 @@ def sum_of_probabilities(prob: ArrayLike) -> np.ndarray:
 
     prob (U, n_items): without the padding column and without a seen filter.
     """
-    prob = np.asarray(prob)
-    if prob.ndim != 2:
+    prob = numbers("prob", prob)
+    if prob.ndim != 2 or not prob.size:
         raise InputError(f"prob must be (users, n_items), not {prob.shape}.")
     _check_probabilities(prob)
     return prob.sum(axis=1, dtype=float)
@@ -180,12 +195,19 @@ def distance_to_truth(prob: ArrayLike, prior: ArrayLike) -> dict[str, float]:
     max_abs and mean_abs of prob − prior; r2 = 1 − Σ(prob − prior)² / Σ(prior − mean prior)²,
     measured against the diagonal and not against a fitted line (NaN for a constant prior).
     """
-    prob, prior = np.asarray(prob, float), np.asarray(prior, float)
+    prob, prior = (
+        numbers(name, values).astype(float, copy=False)
+        for name, values in (("prob", prob), ("prior", prior))
+    )
     if prob.shape != prior.shape or not prob.size:
         raise InputError(f"prob and prior must have one shape, not {prob.shape} and {prior.shape}.")
+    if not (np.isfinite(prob).all() and np.isfinite(prior).all()):
+        raise InputError(
+            "prob and prior must be finite numbers: no distance is defined beside NaN."
+        )
     error = np.abs(prob - prior)
     total = np.square(prior - prior.mean()).sum()
-    r2 = 1 - np.square(error).sum() / total if total > 0 else np.nan
+    r2 = 1 - np.square(error).sum() / total if np.ptp(prior) > 0 else np.nan
     return {"max_abs": float(error.max()), "mean_abs": float(error.mean()), "r2": float(r2)}
 
 
@@ -202,20 +224,76 @@ def summary(prob: ArrayLike, hit: ArrayLike, scores: ArrayLike | None = None) ->
 
 
 def check_weight(weight: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    mass = np.asarray(weight, float).ravel()
+    mass = numbers("weight", weight).astype(float, copy=False).ravel()
     if mass.shape != shape or not (np.isfinite(mass) & (mass > 0)).all():
         raise InputError("weight must be a finite number above 0 for each pair.")
     return mass
 
 
 def check_pairs(prob: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    prob, hit = np.asarray(prob), np.asarray(hit)
+    prob, hit = numbers("prob", prob), check_hits(hit)
     if prob.shape != hit.shape or not prob.size:
         raise InputError(f"prob and hit must have one shape, not {prob.shape} and {hit.shape}.")
     _check_probabilities(prob)
-    if hit.dtype != bool and not np.all((hit == 0) | (hit == 1)):
-        raise InputError("hit must be True or False (1 or 0) for each pair; ranks do not fit here.")
-    return prob.ravel(), hit.ravel().astype(bool, copy=False)
+    return prob.ravel(), hit.ravel()
+
+
+def check_hits(hit: ArrayLike, name: str = "hit") -> np.ndarray:
+    """As bool, of the same shape; InputError for what is neither True nor False, 1 nor 0."""
+    found = numbers(name, hit)
+    if found.dtype != bool and not np.all((found == 0) | (found == 1)):
+        raise InputError(
+            f"{name} must be True or False (1 or 0) for each pair; ranks do not fit here."
+        )
+    return found.astype(bool, copy=False)
+
+
+def numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """As an array of real numbers or True and False; InputError for text, for objects that are none,
+    for lists of several lengths, and where a mask or a missing value hides one.
+    """
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind == "O":
+            found = found.astype(float)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"{name} is no array of numbers of one shape ({reason}).") from None
+    if found.dtype.kind not in "biuf" or np.ma.is_masked(values):
+        told = "with masked entries" if found.dtype.kind in "biuf" else f"of {found.dtype}"
+        raise InputError(f"{name} must be an array of real numbers, not one {told}.")
+    return found.astype(np.float32) if name == "prob" and found.dtype == bool else found
+
+
+def factorized(name: str, values: ArrayLike) -> tuple[np.ndarray, list]:
+    """Labels of any shape -> a code for each, −1 where it is missing, and the different labels.
+
+    InputError for what is no label, such as a list, and for rows of several lengths.
+    """
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind in "US" and not hasattr(values, "dtype"):
+            found = np.asarray(values, object)  # else what is missing becomes the text "nan"
+        code, different = pd.factorize(found.ravel())
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{name} must hold a name or a number for each pair, in one shape ({error})."
+        ) from None
+    return code.reshape(found.shape), list(different)
+
+
+def in_order(code: np.ndarray, names: list) -> tuple[np.ndarray, list]:
+    """The same with the names in the order of their words and of the numbers in them."""
+    places = sorted(range(len(names)), key=lambda at: _natural(names[at]))
+    new = np.full(len(names) + 1, -1, np.int32)  # the last is what code −1, missing, stays
+    new[places] = np.arange(len(names))
+    return new[code], [names[at] for at in places]
+
+
+def _natural(label: Any) -> list[str | float]:
+    """A key for sorting: the label's words and numbers, in turn."""
+    words = re.split(r"((?:(?<!\w)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(label))
+    return [float(word) if at % 2 else word for at, word in enumerate(words)]
 
 
 def _check_probabilities(prob: np.ndarray) -> None:

@@ -9,12 +9,14 @@ p̂ in the place of P, without a repair, takes every promise for money.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from gsas_lab.errors import InputError
+from gsas_lab.calibration import check_hits, check_pairs, factorized, numbers
+from gsas_lab.errors import InputError, whole_number
 
 _Z = 1.959963984540054
 _STEPS = 200  # rows of a ladder
@@ -23,8 +25,9 @@ _STEPS = 200  # rows of a ladder
 def best(prob: ArrayLike, *others: ArrayLike) -> tuple[np.ndarray, ...]:
     """Each user's most probable item: its prob, and what the others have there, (users, 1) each."""
     p = _matrix("prob", prob)
+    rest = [_same_shape("each of the others", numbers("others", each), p) for each in others]
     place = p.argmax(axis=1)[:, None]
-    return tuple(np.take_along_axis(np.asarray(each), place, axis=1) for each in (p, *others))
+    return tuple(np.take_along_axis(each, place, axis=1) for each in (p, *rest))
 
 
 def notify(
@@ -37,7 +40,8 @@ def notify(
     and regret, how much more somebody who knows P would: Σ max(P·value − cost, 0) − expected.
     """
     _prices(value, cost)
-    p, came, *true = best(prob, hit, *([] if prior is None else [prior]))
+    priors = [] if prior is None else [_matrix("prior", prior)]
+    p, came, *true = best(prob, check_hits(hit), *priors)
     act = p * value > cost
     earned = np.where(act, came * value - cost, 0.0)
     mean, low, high = _over_users(earned)
@@ -50,7 +54,7 @@ def notify(
     }
     if prior is not None:
         told["expected"] = np.where(act, true[0] * value - cost, 0.0).mean()
-        most = np.asarray(prior).max(axis=1) * value - cost
+        most = priors[0].max(axis=1) * value - cost
         told["regret"] = np.maximum(most, 0.0).mean() - told["expected"]
     return pd.Series(told)
 
@@ -63,8 +67,11 @@ def by_cost(
     prior: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """`notify` at each of the costs: a row each, the cost first."""
-    rows = [notify(prob, hit, value, float(c), prior) for c in np.asarray(costs)]
-    return pd.DataFrame(rows).assign(cost=np.asarray(costs, float)).reset_index(drop=True)
+    each = np.atleast_1d(numbers("costs", costs)).astype(float)
+    if each.ndim > 1 or not each.size:
+        raise InputError(f"costs must be a list of amounts, not {each.shape}.")
+    rows = [notify(prob, hit, value, float(cost), prior) for cost in each]
+    return pd.DataFrame(rows).assign(cost=each).reset_index(drop=True)
 
 
 def ladder(
@@ -75,9 +82,9 @@ def ladder(
     Rows from the highest threshold on, `steps` at most, equal p̂ never apart: threshold, shown (items),
     predicted (Σp̂ of them), hits, and with the prior true (ΣP). Of matrices of any width, as `best`'s.
     """
-    p, hits = _matrix("prob", prob), np.asarray(hit, bool)
-    if hits.shape != p.shape:
-        raise InputError(f"hit must have the shape {p.shape} of prob, not {hits.shape}.")
+    p, steps = _matrix("prob", prob), whole_number("steps", steps)
+    hits = _same_shape("hit", check_hits(hit), p)
+    true = None if prior is None else _same_shape("prior", _matrix("prior", prior), p)
     order = np.argsort(-p, axis=None, kind="stable")
     sorted_p = p.ravel()[order]
     ends = np.append(np.flatnonzero(np.diff(sorted_p)), len(order) - 1)  # of equal p̂
@@ -91,8 +98,8 @@ def ladder(
         "predicted": np.cumsum(sorted_p)[ends] / users,
         "hits": np.cumsum(hits.ravel()[order])[ends] / users,
     }
-    if prior is not None:
-        columns["true"] = np.cumsum(np.asarray(prior, float).ravel()[order])[ends] / users
+    if true is not None:
+        columns["true"] = np.cumsum(true.ravel()[order])[ends] / users
     return pd.DataFrame(columns)
 
 
@@ -114,9 +121,10 @@ def slate(
     """Hits of each user's `size` most probable items: predicted (Σp̂), realised with low and high (its
     95 % interval over users), and with the prior expected (ΣP of them) and most, the best slate's.
     """
-    p = _matrix("prob", prob)
+    p, size = _matrix("prob", prob), whole_number("size", size)
+    hits = _same_shape("hit", check_hits(hit), p)
     first = np.argsort(-p, axis=1, kind="stable")[:, :size]
-    mean, low, high = _over_users(np.take_along_axis(np.asarray(hit, float), first, 1).sum(axis=1))
+    mean, low, high = _over_users(np.take_along_axis(hits, first, 1).sum(axis=1))
     told = {
         "predicted": np.take_along_axis(p, first, axis=1).sum(axis=1).mean(),
         "realised": mean,
@@ -124,7 +132,7 @@ def slate(
         "high": high,
     }
     if prior is not None:
-        true = np.asarray(prior, float)
+        true = _same_shape("prior", _matrix("prior", prior), p)
         told["expected"] = np.take_along_axis(true, first, axis=1).sum(axis=1).mean()
         told["most"] = -np.sort(-true, axis=1)[:, :size].sum(axis=1).mean()
     return pd.Series(told)
@@ -141,10 +149,19 @@ def alarm(
     0.5, limit 5 a false alarm comes once in about 470 days (both sums), and a shift of one standard
     deviation a day is heard after about 10.
     """
-    p, came, days = (np.asarray(x).ravel() for x in (prob, hit, day))
-    if not p.shape == came.shape == days.shape or not p.size:
+    if not (_amount(limit) and _amount(slack, or_none=True)):  # with NaN it would never ring
+        raise InputError(f"slack = {slack}, limit = {limit}: numbers of 0 or more, and above 0.")
+    p, came = numbers("prob", prob).ravel(), check_hits(hit).ravel()
+    code, _ = factorized("day", day)
+    if not p.size == came.size == code.size != 0:
         raise InputError("An alarm needs p̂, hit and day of each item that was shown.")
-    names, place = np.unique(days, return_inverse=True)
+    p, came = check_pairs(p, came)
+    if code.min() < 0:
+        raise InputError("The day of some items is missing: name one for each.")
+    try:
+        names, place = np.unique(np.ravel(day), return_inverse=True)
+    except TypeError:
+        raise InputError("day must hold days of one kind, which have an order.") from None
     shown, predicted, hits, spread = (
         np.bincount(place, weights=x) for x in (np.ones(len(p)), p, came, p * (1 - p))
     )
@@ -160,15 +177,26 @@ def alarm(
 
 
 def _matrix(name: str, values: ArrayLike) -> np.ndarray:
-    found = np.asarray(values, float)
+    found = numbers(name, values).astype(float, copy=False)
     if found.ndim != 2 or not found.size or not 0 <= found.min() <= found.max() <= 1:
         raise InputError(f"{name} must hold probabilities of (users, n_items), {found.shape} here.")
     return found
 
 
+def _same_shape(name: str, found: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    if found.shape != prob.shape:
+        raise InputError(f"{name} must have the shape {prob.shape} of prob, not {found.shape}.")
+    return found
+
+
 def _prices(value: float, cost: float) -> None:
-    if not (value > 0 and math.isfinite(value)) or not (cost > 0 and math.isfinite(cost)):
+    if not (_amount(value) and _amount(cost)):
         raise InputError(f"value = {value} and cost = {cost}: both are amounts above 0.")
+
+
+def _amount(value: Any, or_none: bool = False) -> bool:
+    number = isinstance(value, int | float | np.number)
+    return number and (bool(0 < value < math.inf) or (or_none and value == 0))
 
 
 def _over_users(values: np.ndarray) -> tuple[float, float, float]:

@@ -221,7 +221,8 @@ def diagnose(
     logits = _logits(s[may], of, lambda at: f"Row {np.argwhere(may)[at][0]} of scores")
     given = _Rows(logits, clicked[may], may.sum(axis=1))
     if repair is not None:
-        given = _repaired(given, repair, np.nonzero(may)[1])
+        group = repair.groups(np.nonzero(may)[1] + 1, s.shape[1])
+        given = _repaired(given, repair, group)
     known = None if alpha is None or beta is None else FixedPoint(alpha, beta, collisions)
     return _judge(
         given,
@@ -358,18 +359,13 @@ def _of_run(run: runs.Run, held: Holdout, repair: repairs.Repair | None) -> _Row
     scores = run.logits(run.scores(held))
     may = held.candidates(split.n_items, split.protocol.exclude_seen) & np.isfinite(scores)
     rows = _Rows(scores[may], held.hits(split.n_items)[may], may.sum(axis=1))
-    return rows if repair is None else _repaired(rows, repair, np.nonzero(may)[1])
+    if repair is None:
+        return rows
+    return _repaired(rows, repair, repair.groups(np.nonzero(may)[1] + 1, split.n_items))
 
 
-def _repaired(rows: _Rows, repair: repairs.Repair, column: np.ndarray | None = None) -> _Rows:
-    """The same pairs with the logits of what a repair makes of them; column: each one's item."""
-    group = None
-    if isinstance(repair, repairs.ByGroup) and repair.items is not None and column is not None:
-        if column.max() >= len(repair.items):
-            raise InputError(
-                f"The repair knows the groups of {len(repair.items)} items: there are more here."
-            )
-        group = np.array(repair.items)[column]
+def _repaired(rows: _Rows, repair: repairs.Repair, group: np.ndarray | None = None) -> _Rows:
+    """The same pairs with the logits of what a repair makes of them; group: each one's."""
     pairs = repairs.Pairs(rows.scores, rows.hit, rows.lengths, group)
     prob = pairs.repaired(repair)
     with np.errstate(divide="ignore"):

@@ -1,5 +1,8 @@
 """The one exception that speaks to users, and the kind of it that passes by itself."""
 
+import operator
+from typing import Any
+
 LONGEST = 300  # characters of a message
 
 
@@ -25,3 +28,14 @@ class InputError(ValueError):
 
 class Busy(InputError):
     """Another process works there now: what was asked for can be had later."""
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int; InputError for what is none, True and False too, or below `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise InputError(f"{name} must be {least} or more, a whole number, not {value!r}.")
+    return number

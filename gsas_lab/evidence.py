@@ -203,7 +203,8 @@ def over_time(
         may = some_of.candidates(split.n_items, split.protocol.exclude_seen)
         hits = some_of.hits(split.n_items)
         found = diagnosis.diagnose(logits, hits, of="logits", candidates=may)
-        mended = repairs.Pairs.of(logits, hits, may).repaired(repair)
+        group = repair.groups(np.arange(1, split.n_items + 1), split.n_items)
+        mended = repairs.Pairs.of(logits, hits, may, group).repaired(repair)
         rows.append(
             {
                 "month": name,

@@ -4,6 +4,7 @@ In a known-truth world P(i | history) is exact. Each fault moves its logits in a
 the shift then move all logits together, so that Σp̂ stays right and "calibrated on average" is true.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from gsas_lab import files, instrument
-from gsas_lab.errors import InputError
+from gsas_lab.calibration import numbers
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.worlds import World
 
 SIZES = {500: 8, 5_000: 2, 50_000: 1}  # users, and how often each is drawn anew
@@ -57,6 +59,7 @@ def population(
     users: int, seed: int = 0, world: World = WORLD
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True P (users, n_items), the hits that it made (one a user), and who came late (users,)."""
+    users, seed = whole_number("users", users), whole_number("seed", seed, 0)
     prior = world.probability(world.sample(users, 20, seed))[:, 1:].astype(np.float32)
     rng = np.random.default_rng([seed, 2])
     upto = np.cumsum(prior, axis=1)
@@ -70,7 +73,13 @@ def planted(fault: str, prior: np.ndarray, late: np.ndarray, world: World = WORL
     """
     if fault not in FAULTS:
         raise InputError(f"{fault!r} is no fault: choose one of {', '.join(FAULTS)}.")
-    move = FAULTS[fault]
+    move, prior = FAULTS[fault], numbers("prior", prior)
+    shape = len(late), world.n_items
+    if prior.shape != shape or not 0 < prior.min(initial=1) <= prior.max(initial=0) < 1:
+        raise InputError(
+            f"prior must hold probabilities between 0 and 1 of (users, n_items) = {shape}, not "
+            f"{prior.shape}."
+        )
     if move is None:
         return prior
     logits = move(logit(prior), world.genre[1:], late).astype(np.float32)
@@ -115,7 +124,7 @@ def detection(faults: Iterable[str] = FAULTS, sizes: dict[int, int] | None = Non
     rows = []
     for fault in faults:
         for users, repeats in (sizes or SIZES).items():
-            tables = [seen(fault, users, seed) for seed in range(repeats)]
+            tables = [seen(fault, users, n) for n in range(whole_number("repeats", repeats))]
             for measure in tables[0].index:
                 each = pd.DataFrame([table.loc[measure] for table in tables]).astype(float)
                 mean = each.mean()
@@ -125,7 +134,7 @@ def detection(faults: Iterable[str] = FAULTS, sizes: dict[int, int] | None = Non
                     {"fault": fault, "users": users, "measure": measure, "repeats": repeats}
                     | mean.to_dict()
                 )
-    return pd.DataFrame(rows)[COLUMNS]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def write_detection(folder: Path) -> Path:
@@ -133,7 +142,7 @@ def write_detection(folder: Path) -> Path:
     folder = files.output(folder)
     path = folder / "detection.csv"
     with files.locked(folder):
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+        table = _read(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
         for users, repeats in SIZES.items():
             for fault in FAULTS:
                 if not ((table["fault"] == fault) & (table["users"] == users)).any():
@@ -143,8 +152,23 @@ def write_detection(folder: Path) -> Path:
     return path
 
 
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(io.BytesIO(files.read(path)))
+        table["users"] = table["users"].astype(int)
+    except (ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read ({reason}): delete it, to make it anew.") from None
+    if list(table.columns) != COLUMNS:
+        raise InputError(f"{path} is no table of faults: delete it, to make it anew.")
+    return table
+
+
 def shown(table: pd.DataFrame, users: int) -> pd.DataFrame:
     """Share of populations in which each measure (rows) detected each fault (columns)."""
+    if list(table.columns) != COLUMNS:
+        raise InputError(f"A table of faults has the columns {', '.join(COLUMNS)}.")
+    users = whole_number("users", users)
     own = table[(table["users"] == users) & (table["measure"] != "distance to truth")]
     if own.empty:
         sizes = ", ".join(f"{size:,}" for size in sorted(set(table["users"])))

@@ -38,6 +38,8 @@ def chosen(given: str | os.PathLike[str], what: str = "path") -> Path:
 
     InputError for one that no file can have: empty, with a NUL, or of nobody's home.
     """
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"{what} = {given!r} names no file or folder: give a path.")
     text = os.fspath(given)
     if not text or "\0" in text:
         raise InputError(f"{what} = '{text}' names no file or folder: give a path.")
@@ -241,8 +243,12 @@ def write_json(path: Path, content: dict) -> None:
 def write(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
     """All or nothing: a reader sees the old file or the new one, also after a power cut.
 
-    content: bytes, or a function that writes them into the open file. InputError on a full disk.
+    content: bytes, or a function that writes them into the open file. InputError on a full disk, and
+    for a device, a pipe or a folder, whose place a file would take.
     """
+    with suppress(OSError):  # there is nothing yet
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path} is a folder, a device or a pipe: name a file to write.")
     partial = path.with_name(path.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # a link there must not be written through

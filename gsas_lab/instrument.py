@@ -14,7 +14,6 @@ that stand out by two standard errors (errors may be everywhere, or in one bin a
 interval holds both. For CORP the gaps are those of the isotonic fit, see `redrawn`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +25,16 @@ from scipy.optimize import brentq, isotonic_regression
 from scipy.special import chdtri, erf, expit, logit, pdtr, pdtrc, xlogy
 from scipy.stats import t as student
 
-from gsas_lab.calibration import brier, check_pairs, log_loss, wilson
-from gsas_lab.errors import InputError
+from gsas_lab.calibration import (
+    brier,
+    check_pairs,
+    factorized,
+    in_order,
+    log_loss,
+    numbers,
+    wilson,
+)
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.metrics import LEVEL, holm
 
 _BLOCKS = 10_000  # users that are resampled one by one; more are joined to so many, at random
@@ -79,10 +86,12 @@ def cells(
 
     user None and a flat prob: no users are known, and there is no interval. truth: the true P.
     """
-    shape = np.shape(prob)
+    prob = numbers("prob", prob)
+    shape = prob.shape
     p, hits = check_pairs(prob, hit)
-    if bins < 1 or resamples < 0:
-        raise InputError(f"bins must be 1 or more, resamples 0 or more, not {bins}, {resamples}.")
+    bins = min(whole_number("bins", bins), len(p))  # more would be empty
+    resamples = whole_number("resamples", resamples, 0)
+    seed = whole_number("seed", seed, 0)
     mass = None if weight is None else _like("weight", weight, shape)
     true = None if truth is None else _like("truth", truth, shape)
     if mass is not None and not mass.min() > 0:
@@ -126,8 +135,10 @@ def cells(
     note, noise = "", None
     if resamples and group is None:
         note = "no interval, because users are not given"
-    elif resamples and n_users < max(bins, 2):
-        note = f"no interval, because {n_users} users are fewer than {max(bins, 2)} bins"
+    elif resamples and n_users < 2:
+        note = "no interval, because there is one user"
+    elif resamples and n_users < bins:
+        note = f"no interval, because {n_users} users are fewer than {bins} bins"
     elif resamples:
         noise = _noise(of_user[:, place], of_weight, gap, resamples, rng)
     counts = np.maximum(np.round(total[place] * len(p) / whole), 1).astype(np.int64)
@@ -374,7 +385,8 @@ def measures(
     Columns: value; debiased, low, high, chance, truth as in `interval`; detected, whether the
     interval leaves 0 out; note, why something is not defined.
     """
-    shape = np.shape(prob)
+    prob = numbers("prob", prob)
+    shape = prob.shape
     p, hits = check_pairs(prob, hit)
     if hits.all() or not hits.any():
         raise InputError(
@@ -385,10 +397,10 @@ def measures(
     rows = {"mean gap": _mean_gap(of), "ECE": interval(binned(of), of)}
     notes = dict.fromkeys(rows, of.note)
     first = _first(prob, user, rank, top)
-    if first is None:
+    if first is None or not len(first[0]):
+        why = "neither users nor ranks are given" if first is None else "no pair has such a rank"
         for name in (f"ECE@{top}", f"RDECE@{top}"):
-            rows[name] = {"value": np.nan}
-            notes[name] = "not defined, because neither users nor ranks are given"
+            rows[name], notes[name] = {"value": np.nan}, f"not defined, because {why}"
     else:
         at, place = first
         who = _user_of(user, shape, at)
@@ -507,6 +519,8 @@ def by_rank(
     if first is None:
         raise InputError("Reliability by rank needs users, or ranks: give one of them.")
     at, place = first
+    if not len(at):
+        raise InputError(f"No pair stands at one of the first {top} ranks: raise top.")
     count = np.bincount(place)[1:]
     rows = {
         "rank": np.arange(1, len(count) + 1),
@@ -541,13 +555,16 @@ def by_group(
     log ratio over users (t for few), and with fewer than 30 hits as wide at least as Poisson's exact
     one; p likewise.
     """
-    shape = np.shape(prob)
+    prob = numbers("prob", prob)
+    shape = prob.shape
     p, hits = check_pairs(prob, hit)
     true = None if truth is None else _like("truth", truth, shape)
     who, n_users, _ = _groups(user, shape, np.random.default_rng(0))
     if who is None:
         who, n_users, _ = _groups(np.arange(len(p)), (len(p),), np.random.default_rng(0))
         assert who is not None
+    if not isinstance(groups, Mapping | pd.DataFrame):
+        raise InputError('groups must name each grouping, as in {"genre": labels}.')
     rows = [_row("all", "all pairs", _sums(p, hits, true, who, n_users, None, 1), 0)]
     for name, labels in groups.items():
         code, names = _codes(name, labels, shape)
@@ -571,6 +588,9 @@ def hidden(table: pd.DataFrame) -> str:
     """One sentence on a table of `by_group`: which groups does "calibrated on average" hide?"""
     whole, groups = table.iloc[0], table.iloc[1:]
     wrong = groups[groups["verdict"] != ""].sort_values("p_holm")
+    if not 0 < whole["ratio"] < np.inf:
+        missing = "no pair is a hit" if whole["predicted"] > 0 else "nothing was promised"
+        return f"Promised / observed is not defined, because {missing}."
     average = f"{whole['ratio']:.2f} ({whole['low']:.2f} to {whole['high']:.2f})"
     on_average = (
         f"Promised / observed on average {average}"
@@ -581,12 +601,16 @@ def hidden(table: pd.DataFrame) -> str:
         return f"{on_average}; no group is shown to differ from calibrated."
     named = [
         f"{row['group']} ({row['grouping']}, "
-        + (f"{row['ratio']:.2f})" if row["ratio"] < np.inf else "promised and never hit)")
+        + (f"{row['ratio']:.2f})" if row["ratio"] < np.inf else f"{_never(row)})")
         for row in wrong.head(5).to_dict("records")
     ]
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     joint = "and not" if whole["verdict"] else "but not"
     return f"{on_average}, {joint} for {', '.join(named)}{more}."
+
+
+def _never(row: Mapping[Any, Any]) -> str:
+    return "promised and never hit" if row["predicted"] > 0 else "hit and never promised"
 
 
 def quantile_groups(values: ArrayLike, parts: int = 4) -> np.ndarray:
@@ -595,15 +619,15 @@ def quantile_groups(values: ArrayLike, parts: int = 4) -> np.ndarray:
     `repairs.popularity_groups` cuts into equal shares of all interactions instead, for equally sure
     fits.
     """
-    numbers = np.asarray(values, float).ravel()
-    if not len(numbers) or not np.isfinite(numbers).all():
+    parts, size = whole_number("parts", parts), numbers("values", values).astype(float).ravel()
+    if not len(size) or not np.isfinite(size).all():
         raise InputError("Groups by size need a finite number for each user or item.")
-    different, place, count = np.unique(numbers, return_inverse=True, return_counts=True)
-    middle = (np.cumsum(count) - count / 2) / len(numbers)
+    different, place, count = np.unique(size, return_inverse=True, return_counts=True)
+    middle = (np.cumsum(count) - count / 2) / len(size)
     code = np.unique((middle * parts).astype(int), return_inverse=True)[1][place]
     names = []
     for at in range(code.max() + 1):
-        inside = numbers[code == at]
+        inside = size[code == at]
         low, high = inside.min(), inside.max()
         names.append(f"{low:g}" if low == high else f"{low:g} to {high:g}")
     return np.array(names)[code]
@@ -611,9 +635,9 @@ def quantile_groups(values: ArrayLike, parts: int = 4) -> np.ndarray:
 
 def rank_groups(prob: ArrayLike, ends: tuple[int, ...] = (1, 5, 10, 50)) -> np.ndarray:
     """Labels (users, n_items) by the rank of each pair among its user's: "ranks 2 to 5" …"""
-    prob = np.asarray(prob)
-    if prob.ndim != 2:
-        raise InputError(f"prob must be (users, n_items), not {prob.shape}.")
+    prob = numbers("prob", prob)
+    if prob.ndim != 2 or np.isnan(prob).any():
+        raise InputError(f"prob must be numbers of (users, n_items), no NaN, not {prob.shape}.")
     code = np.full(prob.shape, len(ends), np.int8)
     order = np.argsort(-prob, axis=1, kind="stable")[:, : ends[-1]]
     band = np.searchsorted(ends, np.arange(1, order.shape[1] + 1)).astype(np.int8)
@@ -626,7 +650,7 @@ def rank_groups(prob: ArrayLike, ends: tuple[int, ...] = (1, 5, 10, 50)) -> np.n
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -xlogy(p, p) - xlogy(1 - p, 1 - p)
+    return 0.0 - xlogy(p, p) - xlogy(1 - p, 1 - p)
 
 
 def _mean_gap(of: Cells) -> dict[str, float]:
@@ -647,13 +671,11 @@ def _first(
     prob: ArrayLike, user: ArrayLike | None, rank: ArrayLike | None, top: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(m,) flat places of each user's first `top` pairs, and their ranks; None if nobody knows."""
-    if top < 1:
-        raise InputError(f"top must be 1 or more, not {top}.")
-    p = np.asarray(prob)
+    top, p = whole_number("top", top), numbers("prob", prob)
     if rank is not None:
         place = _like("rank", rank, p.shape)
-        if place.min() < 1:
-            raise InputError(f"Ranks count from 1, not from {place.min():g}.")
+        if place.min() < 1 or np.any(place % 1):
+            raise InputError(f"Ranks count from 1 and are whole, not from {place.min():g}.")
         at = np.flatnonzero(place <= top)
         return at, place[at].astype(int)
     if user is None and p.ndim == 2:
@@ -675,7 +697,10 @@ def _first(
         return at, np.tile(np.arange(1, few + 1), len(p))
     if user is None:
         return None
-    code = pd.factorize(np.asarray(user).ravel())[0]
+    found, _ = factorized("user", user)
+    if found.shape != p.shape or found.min() < 0:
+        raise InputError(f"user must name one for each of {p.shape} pairs, not {found.shape}.")
+    code = found.ravel()
     order = np.lexsort([-p.ravel(), code])
     begin = np.flatnonzero(np.diff(code[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(begin, np.diff(begin, append=len(order))) + 1
@@ -691,15 +716,16 @@ def _user_of(user: ArrayLike | None, shape: tuple[int, ...], at: np.ndarray) -> 
 
 def _codes(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> tuple[np.ndarray, list]:
     """Labels -> (n,) codes of each pair, and the labels in order."""
-    form = np.shape(labels)
+    if isinstance(labels, pd.Series) and isinstance(labels.dtype, pd.CategoricalDtype):
+        labels = pd.Categorical(labels)
     if isinstance(labels, pd.Categorical):
+        form = labels.shape
         code, names = np.asarray(labels.codes, np.int32), list(labels.categories)
     else:
-        found, different = pd.factorize(np.asarray(labels).ravel())
-        names = sorted(different, key=_natural)
-        place = {label: at for at, label in enumerate(names)}
-        code = np.array([*map(place.get, different), -1], np.int32)[found]
-    if len(code) and code.min() < 0:
+        found, different = factorized(name, labels)
+        form = found.shape
+        code, names = in_order(found, different)
+    if code.size and code.min() < 0:
         raise InputError(f"{name}: the label of some pairs is missing; name one for each.")
     try:
         return np.broadcast_to(code.reshape(form), shape).ravel(), names
@@ -707,12 +733,6 @@ def _codes(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> tuple[np.nda
         raise InputError(
             f"{name} has labels of shape {form}, which does not fit prob of shape {shape}."
         ) from None
-
-
-def _natural(label: Any) -> list[str | float]:
-    """A key for sorting: the label's words and numbers, in turn."""
-    words = re.split(r"((?:(?<!\w)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", str(label))
-    return [float(word) if at % 2 else word for at, word in enumerate(words)]
 
 
 def _sums(
@@ -790,7 +810,7 @@ def _grid() -> np.ndarray:
 
 
 def _like(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(values)
+    array = numbers(name, values)
     if array.shape != shape:
         raise InputError(f"{name} must have the shape {shape} of prob, not {array.shape}.")
     if not np.isfinite(array).all():
@@ -807,12 +827,12 @@ def _groups(
             return None, 0, 0
         code, n = np.repeat(np.arange(shape[0], dtype=np.int32), shape[1]), shape[0]
     else:
-        if np.shape(user) != shape:
-            raise InputError(f"user must have the shape {shape} of prob, not {np.shape(user)}.")
-        found, different = pd.factorize(np.asarray(user).ravel())
+        found, different = factorized("user", user)
+        if found.shape != shape:
+            raise InputError(f"user must have the shape {shape} of prob, not {found.shape}.")
         if found.min() < 0:
             raise InputError("user is missing for some pairs: name one for each.")
-        code, n = found.astype(np.int32), len(different)
+        code, n = found.ravel().astype(np.int32), len(different)
     if n > _BLOCKS:
         code = (rng.permutation(n) % _BLOCKS).astype(np.int32)[code]
     return code, min(n, _BLOCKS), n

@@ -196,7 +196,10 @@ class Loss(ABC):
         probe = torch.tensor([-6.0, -1.0, 0.5, 3.0, 9.0], dtype=torch.float64)
         pulls, pushes = [], []
         for other in (-2.0, 0.0, 4.0):
-            pull, push = self._pull_and_push(probe, torch.full_like(probe, other))
+            try:
+                pull, push = self._pull_and_push(probe, torch.full_like(probe, other))
+            except (RuntimeError, ValueError, LookupError):  # it may need several negatives
+                return None
             pulls.append(pull)
             pushes.append(push)
         for slopes in (pulls, pushes):
@@ -220,7 +223,8 @@ class Loss(ABC):
             with torch.inference_mode(False), torch.enable_grad():  # asked while ranking, too
                 s = scores.clone().requires_grad_()
                 given = (s, other[:, None]) if place == 0 else (other, s[:, None])
-                (slope,) = torch.autograd.grad(self.formula(*given) * len(s), s)
+                total = self.formula(*given) * len(s)
+                (slope,) = torch.autograd.grad(total, s, materialize_grads=True)  # 0 where unused
             found.append(slope)
         return found[0], found[1]
 

@@ -158,7 +158,8 @@ def _matlab(path: Path, data: bytes) -> pd.DataFrame:
         raise InputError(
             f"{path} cannot be read as a MATLAB file ({_reason(error)}): replace it."
         ) from None
-    if len(found) != 1 or np.ndim(found[0]) != 2 or np.shape(found[0])[1] != len(_MATLAB):
+    whole = len(found) == 1 and isinstance(found[0], np.ndarray)  # a sparse one is none
+    if not whole or np.ndim(found[0]) != 2 or np.shape(found[0])[1] != len(_MATLAB):
         told = ", ".join(_MATLAB)
         raise InputError(f"{path} must hold one matrix with the columns {told}: write it so.")
     return pd.DataFrame(found[0], columns=_MATLAB)

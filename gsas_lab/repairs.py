@@ -9,6 +9,7 @@ holds nothing need be fitted: `theory.FixedPoint.prior` is its inverse.
 """
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -23,8 +24,17 @@ from scipy.optimize import brentq, isotonic_regression
 from scipy.special import expit, logit
 
 from gsas_lab import files
-from gsas_lab.calibration import brier, check_weight, expected_calibration_error, log_loss
-from gsas_lab.errors import InputError
+from gsas_lab.calibration import (
+    brier,
+    check_hits,
+    check_weight,
+    expected_calibration_error,
+    factorized,
+    in_order,
+    log_loss,
+    numbers,
+)
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.theory import prior_from_logit
 
 Recalibration: TypeAlias = Callable[[ArrayLike], np.ndarray]  # scores -> probabilities, same shape
@@ -50,6 +60,13 @@ class Repair(ABC):
         InputError where the repair needs what is not given.
         """
 
+    def groups(self, items: np.ndarray, n_items: int) -> np.ndarray | None:
+        """The group of each of these items, 1…n_items, where the repair knows it; else None.
+
+        InputError where it was fitted to a catalogue of another size.
+        """
+        return None
+
     def _beside(self, given: ArrayLike | None, shape: tuple[int, ...]) -> np.ndarray:
         if given is None:
             raise InputError(f"This repair goes by {self.needs}: give each score's {self.needs}.")
@@ -72,7 +89,9 @@ class Logistic(Repair):
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        return expit(self.slope * np.asarray(scores, float) + self.shift)
+        s = _logits(scores)
+        with np.errstate(over="ignore"):
+            return expit(self.slope * s + self.shift)
 
 
 @dataclass(frozen=True)
@@ -94,8 +113,9 @@ class Beta(Repair):
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        s = np.asarray(scores, float)
-        return expit(self.c - self.a * np.logaddexp(0, -s) + self.b * np.logaddexp(0, s))
+        s = _logits(scores)
+        with np.errstate(over="ignore"):
+            return expit(self.c - self.a * np.logaddexp(0, -s) + self.b * np.logaddexp(0, s))
 
 
 @dataclass(frozen=True)
@@ -109,13 +129,16 @@ class Steps(Repair):
         _finite("scores and prob", *self.scores, *self.prob)
         low, high = min(self.prob, default=-1.0), max(self.prob, default=2.0)
         rises = all(b > a for a, b in zip(self.scores, self.scores[1:], strict=False))
-        if len(self.scores) != len(self.prob) or not rises or not 0 <= low <= high <= 1:
-            raise InputError("Steps need rising scores, and for each a probability in [0, 1].")
+        falls = any(b < a for a, b in zip(self.prob, self.prob[1:], strict=False))
+        if len(self.scores) != len(self.prob) or not rises or not 0 <= low <= high <= 1 or falls:
+            raise InputError(
+                "Steps need rising scores, and for each a probability in [0, 1] that never falls."
+            )
 
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        return np.interp(np.asarray(scores, float), self.scores, self.prob)
+        return np.interp(_logits(scores), self.scores, self.prob)
 
 
 @dataclass(frozen=True)
@@ -130,17 +153,22 @@ class ByRank(Repair):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lines", tuple(_as_line(line) for line in self.lines))
         rising = all(b > a for a, b in zip((0, *self.last), self.last, strict=False))
-        if len(self.lines) != len(self.last) + 1 or not rising:
+        whole = all(isinstance(rank, int) for rank in self.last)
+        if len(self.lines) != len(self.last) + 1 or not rising or not whole:
             raise InputError("A repair by rank needs rising last ranks, and one line more.")
 
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        s = np.asarray(scores, float)
-        part = np.searchsorted(self.last, self._beside(rank, s.shape))
+        s = _logits(scores)
+        place = numbers("rank", self._beside(rank, s.shape))
+        if place.size and not place.min() >= 1:
+            raise InputError(f"Ranks count from 1, not from {place.min():g}.")
+        part = np.searchsorted(self.last, place)
         slope = np.array([line.slope for line in self.lines])
         shift = np.array([line.shift for line in self.lines])
-        return expit(slope[part] * s + shift[part])
+        with np.errstate(over="ignore"):
+            return expit(slope[part] * s + shift[part])
 
 
 @dataclass(frozen=True)
@@ -156,20 +184,32 @@ class ByGroup(Repair):
 
     def __post_init__(self) -> None:
         _finite("shifts", self.common, *self.shifts)
+        for told in (self.names, self.items or ()):
+            if not isinstance(told, tuple) or not all(map(_plain, told)):
+                raise InputError("The names of groups must be text or finite numbers.")
         if len(self.names) != len(self.shifts) or len(set(self.names)) < len(self.names):
             raise InputError("A repair by group needs one shift for each different group.")
+
+    def groups(self, items: np.ndarray, n_items: int) -> np.ndarray | None:
+        if self.items is None:
+            return None
+        if len(self.items) != n_items:
+            raise InputError(
+                f"The repair knows the groups of {len(self.items):,} items, and this catalogue has "
+                f"{n_items:,}: fit it to this one."
+            )
+        return np.array(self.items, object)[items - 1]
 
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        s = np.asarray(scores, float)
+        s = _logits(scores)
         if group is None and self.items is not None and s.shape[-1:] == (len(self.items),):
-            group = np.broadcast_to(np.array(self.items), s.shape)
-        groups = self._beside(group, s.shape)
+            group = np.broadcast_to(np.array(self.items, object), s.shape)
+        place, names = factorized("group", self._beside(group, s.shape))
         known = dict(zip(self.names, self.shifts, strict=True))
-        names, place = np.unique(groups, return_inverse=True)
-        shift = np.array([known.get(name.item(), self.common) for name in names])
-        return expit(s + shift[place.reshape(s.shape)])
+        shift = np.array([known.get(name, self.common) for name in (*names, None)])  # −1: missing
+        return expit(s + shift[place])
 
 
 @dataclass(frozen=True)
@@ -182,13 +222,15 @@ class Inverse(Repair):
 
     def __post_init__(self) -> None:
         _finite("alpha and beta", self.alpha, self.beta)
-        if min(self.alpha, self.beta) <= 0:
-            raise InputError("alpha and beta of Theorem 5.1 lie above 0.")
+        if min(self.alpha, self.beta) <= 0 or not isinstance(self.collisions, bool):
+            raise InputError(
+                "alpha and beta of Theorem 5.1 lie above 0, and collisions is True or False."
+            )
 
     def __call__(
         self, scores: ArrayLike, rank: ArrayLike | None = None, group: ArrayLike | None = None
     ) -> np.ndarray:
-        s = np.asarray(scores, float)
+        s = _logits(scores)
         return np.minimum(prior_from_logit(s, self.alpha, self.beta, self.collisions), 1.0)
 
 
@@ -207,9 +249,24 @@ def _finite(what: str, *values: Any) -> None:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or not abs(value) <= sys.float_info.max  # NaN compares false, so it is caught as well
         ):
-            raise InputError(f"{what} must be finite numbers, not {value!r}.")
+            long = isinstance(value, int) and abs(value) >= 10**30
+            told = "one of over 30 digits" if long else repr(value)
+            raise InputError(f"{what} must be finite numbers, not {told}.")
+
+
+def _plain(name: Any) -> bool:
+    """Can JSON hold it, so that it comes back as it was?"""
+    return isinstance(name, str) or (isinstance(name, int | float) and abs(name) < math.inf)
+
+
+def _logits(scores: ArrayLike) -> np.ndarray:
+    """As float64. An infinite one, of a p̂ of exactly 0 or 1, as the largest: 0 times it is 0."""
+    s = numbers("scores", scores).astype(float, copy=False)
+    if np.isnan(s).any():
+        raise InputError("scores must be numbers: a repair has no probability for NaN.")
+    return np.clip(s, -sys.float_info.max, sys.float_info.max)
 
 
 def _as_line(given: Any) -> Logistic:
@@ -266,21 +323,36 @@ class Pairs:
         """From matrices (users, n_items). candidates: what may be recommended, everything if None;
         group: (n_items,) of the items, (users, 1) of the users, or of each pair.
         """
-        s, hits = np.asarray(scores, float), np.asarray(hit, bool)
+        s, hits = numbers("scores", scores).astype(float, copy=False), check_hits(hit)
         if s.ndim != 2 or hits.shape != s.shape:
             raise InputError(
                 f"scores and hit must be (users, n_items): {s.shape} and {hits.shape}."
             )
-        may = np.ones(s.shape, bool) if candidates is None else np.asarray(candidates, bool)
-        groups = None if group is None else np.asarray(group)
-        of_pair = None if groups is None else np.broadcast_to(groups, s.shape)[may]
-        items = tuple(groups.tolist()) if groups is not None and groups.ndim == 1 else None
+        may = _candidates(candidates, hits)
+        if group is None:
+            return cls(s[may], hits[may], may.sum(axis=1))
+        names = _labels(group)
+        try:
+            of_pair = np.broadcast_to(names, s.shape)[may]
+        except ValueError:
+            raise InputError(
+                f"group has labels of shape {names.shape}, which does not fit scores of {s.shape}."
+            ) from None
+        items = tuple(names.tolist()) if names.ndim == 1 else None
         return cls(s[may], hits[may], may.sum(axis=1), of_pair, items=items)
 
     def __post_init__(self) -> None:
         _scored(self.scores, self.hit)
-        if self.lengths.sum() != len(self.scores):
-            raise InputError(f"lengths tell {self.lengths.sum()} pairs of {len(self.scores)}.")
+        lengths = np.asarray(self.lengths)
+        object.__setattr__(self, "lengths", lengths)
+        if lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0:
+            raise InputError("lengths must tell how many pairs each user has, 0 or more.")
+        if lengths.sum() != len(self.scores):
+            raise InputError(f"lengths tell {lengths.sum()} pairs of {len(self.scores)}.")
+        if self.group is not None and np.shape(self.group) != self.scores.shape:
+            raise InputError(f"group must have a name for each of {len(self.scores)} pairs.")
+        if self.weight is not None:
+            check_weight(self.weight, self.scores.shape)
 
     @cached_property
     def user(self) -> np.ndarray:
@@ -309,11 +381,15 @@ class Pairs:
         return found
 
     def repaired(self, repair: "Repair | Recalibration") -> np.ndarray:
-        """(n,) probabilities."""
-        if not isinstance(repair, Repair):
-            return np.asarray(repair(self.scores))
-        rank = self.rank if repair.needs == "rank" else None
-        return repair(self.scores, rank=rank, group=self.group)
+        """(n,) probabilities; InputError where it gives something else."""
+        if isinstance(repair, Repair):
+            rank = self.rank if repair.needs == "rank" else None
+            prob = repair(self.scores, rank=rank, group=self.group)
+        else:
+            prob = numbers("What the repair gives", repair(self.scores))
+        if prob.shape != self.scores.shape or not ((prob >= 0) & (prob <= 1)).all():
+            raise InputError("The repair does not give each pair a probability from 0 to 1.")
+        return prob
 
     def by_user(self, values: np.ndarray) -> np.ndarray:
         """Σ of (n,), by weight, for each user: (U,)."""
@@ -334,7 +410,11 @@ def offset(scores: ArrayLike, hit: ArrayLike, weight: ArrayLike | None = None) -
         return math.log(max(float(mass @ expit(s + shift)), 1e-300)) - math.log(wanted)
 
     # Were all scores the highest, or the lowest, this would be the shift.
-    return Logistic(1.0, float(brentq(apart, level - s.max() - 1, level - s.min() + 1)))
+    slack = 1 + 4 * float(np.spacing(np.abs(s).max()))
+    shift = float(brentq(apart, level - s.max() - slack, level - s.min() + slack, maxiter=2000))
+    if abs(apart(shift)) > 1e-6:
+        raise InputError("The offset is not identifiable, because no shift meets the hits.")
+    return Logistic(1.0, shift)
 
 
 def temperature(scores: ArrayLike, hit: ArrayLike) -> Logistic:
@@ -427,7 +507,7 @@ def rank_wise(pairs: Pairs, deepest: int = _DEEPEST) -> ByRank:
     one line, fitted to them. Where a range has no slope of its own it gets the line of all pairs,
     shifted so that its hits are met, or as it is where it holds no hit.
     """
-    whole = platt(pairs.scores, pairs.hit, pairs.weight)
+    whole, deepest = platt(pairs.scores, pairs.hit, pairs.weight), whole_number("deepest", deepest)
     last = [2**power for power in range(64) if 2**power < deepest] + [deepest]
     part = np.searchsorted(last, pairs.rank)
     lines = []
@@ -459,7 +539,9 @@ def by_group(pairs: Pairs) -> ByGroup:
     if pairs.group is None:
         raise InputError("A repair by group needs each pair's group.")
     common = offset(pairs.scores, pairs.hit, pairs.weight).shift
-    names, place = np.unique(pairs.group, return_inverse=True)
+    place, names = in_order(*factorized("group", pairs.group))
+    if place.min() < 0:
+        raise InputError("group: the name of some pairs is missing; name one for each.")
     mass = np.ones(len(place)) if pairs.weight is None else pairs.weight
 
     def sums(values: np.ndarray) -> np.ndarray:
@@ -478,7 +560,8 @@ def by_group(pairs: Pairs) -> ByGroup:
         settled, delta = np.abs(new - delta).max() < 1e-9, new
         if settled:
             break
-    return ByGroup(tuple(names.tolist()), tuple((common + delta).tolist()), common, pairs.items)
+    told = tuple(name.item() if isinstance(name, np.generic) else name for name in names)
+    return ByGroup(told, tuple((common + delta).tolist()), common, pairs.items)
 
 
 def popularity_groups(counts: ArrayLike, parts: int = 5) -> np.ndarray:
@@ -487,7 +570,9 @@ def popularity_groups(counts: ArrayLike, parts: int = 5) -> np.ndarray:
     Cut so that each group has about the same share of all interactions: "1 most taken" are a few
     items, "5 least taken" most of the catalogue. Equal counts may part, the lower item first.
     """
-    taken = np.asarray(counts, float)
+    parts, taken = whole_number("parts", parts, 2), numbers("counts", counts).astype(float)
+    if taken.ndim != 1 or not taken.size or not (np.isfinite(taken) & (taken >= 0)).all():
+        raise InputError("Groups by popularity need each item's count, 0 or more.")
     order = np.argsort(-taken, kind="stable")
     upto = np.cumsum(taken[order]) - taken[order] / 2
     part = np.empty(len(taken), np.int64)
@@ -542,7 +627,8 @@ def choose(
     users = len(pairs.lengths)
     if users < 2:
         raise InputError("One user cannot judge what it was fitted to: give more users.")
-    folds = min(folds, users)
+    top = None if top is None else whole_number("top", top)
+    folds, seed = min(whole_number("folds", folds, 2), users), whole_number("seed", seed, 0)
     fold = np.random.default_rng(seed).permutation(users) % folds
     at = pairs.rank <= (len(pairs.rank) if top is None else top)  # where it is judged
     fixed: dict[str, Repair] = {"as it is": Logistic(1.0), **(known or {})}
@@ -583,6 +669,11 @@ def choose(
         elif not np.isfinite(losses[name]).all():
             rows[name]["undefined"] = "It gives probability 0 to what came, or 1 to what did not."
     means = {name: float(loss.mean()) for name, loss in losses.items() if np.isfinite(loss).all()}
+    if not means:
+        raise InputError(
+            "No repair gives every hit a chance: each has probability 0 for what came, or 1 for what "
+            "did not. Are these scores logits?"
+        )
     best = min(means, key=lambda name: means[name])
     for name in means:
         apart = losses[name] - losses[best]
@@ -631,10 +722,10 @@ def compare(
     predicted_top over the first `top` items, with observed_top beside them; moved, how many targets
     stand at another place when p is sorted instead of s (equal values count against the target).
     """
-    s, hits = np.asarray(scores, float), np.asarray(hit, bool)
+    s, hits = numbers("scores", scores).astype(float, copy=False), check_hits(hit)
     if s.ndim != 2 or hits.shape != s.shape or not (hits.sum(axis=1) == 1).all():
         raise InputError("compare needs scores (users, n_items) and one hit in each row.")
-    may = np.ones_like(hits) if candidates is None else np.asarray(candidates, bool)
+    may, top = _candidates(candidates, hits), whole_number("top", top)
     ranked = np.where(may, s, -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")
     first = order[:, :top]
@@ -661,8 +752,31 @@ def compare(
     return pd.DataFrame(rows).T
 
 
+def _candidates(candidates: ArrayLike | None, hits: np.ndarray) -> np.ndarray:
+    """(users, n_items): what may be recommended. InputError where a hit may not."""
+    if candidates is None:
+        return np.ones(hits.shape, bool)
+    may = check_hits(candidates, "candidates")
+    if may.shape != hits.shape:
+        raise InputError(f"candidates must have the shape {hits.shape} of hit, not {may.shape}.")
+    if (outside := (hits & ~may).any(axis=1)).any():
+        raise InputError(
+            f"Row {int(outside.argmax())} of hit has a hit outside candidates: add it to them."
+        )
+    return may
+
+
+def _labels(group: ArrayLike) -> np.ndarray:
+    """Names of groups as they were given, text and numbers apart."""
+    code, names = factorized("group", group)
+    if code.size and code.min() < 0:
+        raise InputError("group: the name of some pairs is missing; name one for each.")
+    plain = [name.item() if isinstance(name, np.generic) else name for name in names]
+    return np.array([*plain, None], object)[code.ravel()].reshape(code.shape)
+
+
 def _scored(scores: ArrayLike, hit: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    s, hits = np.asarray(scores, float).ravel(), np.asarray(hit, bool).ravel()
+    s, hits = numbers("scores", scores).astype(float, copy=False).ravel(), check_hits(hit).ravel()
     if s.shape != hits.shape or not np.isfinite(s).all():
         raise InputError("A fit needs one finite score for each hit or miss.")
     if not 0 < hits.sum() < len(hits):

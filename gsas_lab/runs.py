@@ -291,7 +291,8 @@ class Run:
         if repair is not None:
             rank = np.full(len(prior), len(prior))
             rank[order] = np.arange(1, len(order) + 1)
-            prior = repair(self.logits(scores)[0], rank=rank)
+            group = repair.groups(np.arange(1, len(rank) + 1), len(rank))
+            prior = repair(self.logits(scores)[0], rank=rank, group=group)
         first = order[:n]
         return pd.DataFrame(
             {

@@ -99,13 +99,23 @@ class Sampler(ABC):
                 f"draws {drawn.dtype} from {drawn.min()} to {drawn.max()}: int64 items from 1 to "
                 f"{n_items} are asked for."
             )
-        if sets is not None and (sets.shape != (places,) or sets.max() >= len(drawn)):
+        if sets is not None and (
+            sets.shape != (places,) or sets.dtype != torch.int64
+            or sets.min() < 0 or sets.max() >= len(drawn)
+        ):  # fmt: skip
             raise InputError(
-                f"tells each place's row as {tuple(sets.shape)}: ({places},) rows are asked."
+                f"tells each place's row as {sets.dtype} of {tuple(sets.shape)}: int64 rows from 0 to "
+                f"{len(drawn) - 1} of ({places},) are asked for."
             )
-        if sampler.alpha is None or sampler.reads_windows or not sampler.shows_rates:
+        if sampler.alpha is None:
             return
         rate = np.broadcast_to(sampler.alpha, n_items).astype(float)
+        if not (np.isfinite(rate) & (rate > 0)).all():  # NaN differs from nothing by more
+            raise InputError(
+                f"tells a rate alpha of {rate.min()}: give numbers above 0, or None where none are known."
+            )
+        if sampler.reads_windows or not sampler.shows_rates:
+            return
         could = np.full(n_items, len(drawn))
         if not sampler.collisions and sets is None:
             if (drawn == items[1][:, None]).any():

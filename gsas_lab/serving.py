@@ -153,7 +153,9 @@ def _recommended(
                 point = replace(point, alpha=alpha[items - 1])
             prior = np.minimum(point.prior(scores), 1.0)
         if repair is not None:
-            prior = repair(run.logits(scores), rank=np.broadcast_to(place, scores.shape))
+            group = repair.groups(np.maximum(items, 1), run.model.n_items)
+            rank = np.broadcast_to(place, scores.shape)
+            prior = repair(run.logits(scores), rank=rank, group=group)
     else:
         items = np.zeros((len(some.users), n), np.int64)
         prior, raw = np.zeros(items.shape), np.zeros(items.shape)
@@ -163,9 +165,10 @@ def _recommended(
             chosen = np.maximum(items[rows] - 1, 0)
             probable = run.loss.prior(every, run.sampler)
             if repair is not None:
-                probable = np.take_along_axis(run.logits(every), chosen, 1)
-                probable = repair(probable, rank=np.broadcast_to(place, chosen.shape))
-                prior[rows] = probable
+                logits = np.take_along_axis(run.logits(every), chosen, 1)
+                group = repair.groups(chosen + 1, run.model.n_items)
+                rank = np.broadcast_to(place, chosen.shape)
+                prior[rows] = repair(logits, rank=rank, group=group)
             elif probable is None:
                 prior[rows] = np.nan
             else:

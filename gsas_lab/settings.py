@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import date, datetime
 from itertools import takewhile
 from typing import Any
 
@@ -118,6 +119,9 @@ class Settings:
                 object.__setattr__(self, item.name, value)
             if item.type == bool | None and isinstance(value, str) and value.lower() == "none":
                 value = None  # shells, TOML and papermill have no other word for it
+                object.__setattr__(self, item.name, value)
+            if item.name == "split_at" and type(value) in (int, float, date, datetime):
+                value = str(value)  # as TOML, shells and papermill read 0.8 and 2009-06-01
                 object.__setattr__(self, item.name, value)
             if item.name == "logq":  # recorded as before there were three
                 value = LOGQ.get(str(value).lower(), value)

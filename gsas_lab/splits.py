@@ -4,12 +4,15 @@ Every choice that moves a number is in `Protocol`, which is stored with each res
 below each table.
 """
 
+import math
+import re
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.interactions import Interactions
 
 VARIANTS = ("paper", "port", "time")
@@ -161,7 +164,7 @@ def leave_one_out(
             f"{interactions.name}: user {interactions.user_ids[short[0]]} has one interaction, so "
             f"nothing is left to predict it from ({len(short)} such users); load with min_user=3."
         )
-    eligible = np.flatnonzero(lengths >= 4)
+    eligible, validation_users = np.flatnonzero(lengths >= 4), _users(validation_users)
     if validation_users == 512 > len(eligible):  # the default, which is MovieLens-1M's
         validation_users = max(1, len(eligible) // 2)
     if not len(eligible):
@@ -225,7 +228,7 @@ def by_time(
         raise InputError(
             f"{interactions.name}: nobody has interactions both before and after {at}."
         )
-    eligible = np.flatnonzero(before >= 3)
+    eligible, validation_users = np.flatnonzero(before >= 3), _users(validation_users)
     if validation_users == 512 > len(eligible):
         validation_users = max(1, len(eligible) // 2)
     if not 1 <= validation_users <= len(eligible):
@@ -324,6 +327,10 @@ def after(
     return held, interactions.times[rows]
 
 
+def _users(validation_users: int) -> int:
+    return whole_number("validation_users", validation_users, 0)  # its range is told with the data
+
+
 def _moment(interactions: Interactions, at: str) -> tuple[float, str]:
     """The moment of a split, and its words in the protocol."""
     name, times = interactions.name, interactions.times
@@ -337,27 +344,40 @@ def _moment(interactions: Interactions, at: str) -> tuple[float, str]:
             f"{name}: all times are equal, so nothing comes after any: use split=paper."
         )
     dated = 0 <= low and high > 6.3e8
+    text = str(at).strip()
     try:
-        value = float(at)
+        if dated and re.fullmatch(r"\d{4}", text):  # a year, as no file's times are so early
+            raise ValueError
+        value = float(text)
         share = 0 < value < 1
         cut = float(np.quantile(times, value, method="higher")) if share else value
     except ValueError:
-        try:
-            cut = float(np.datetime64(at.strip(), "s").astype(np.int64))
-        except ValueError:
-            raise InputError(
-                f"split_at = {at!r} is no date such as 2009-06-01, and no share between 0 and 1."
-            ) from None
+        cut = _seconds(text)
+    if not math.isfinite(cut):
+        raise InputError(
+            f"split_at = {text!r} is no date such as 2009-06-01, and no share between 0 and 1."
+        )
     words = [_written(x, dated) for x in (low, high, cut)]
     if not low < cut <= high:
         raise InputError(
-            f"split_at = {at!r}: the times of {name} go from {words[0]} to {words[1]}, so nothing lies "
-            f"{'before' if cut <= low else 'after'} it."
+            f"split_at = {text!r}: the times of {name} go from {words[0]} to {words[1]}, so nothing "
+            f"lies {'before' if cut <= low else 'after'} it: give a date between, or a share such as 0.8."
         )
     return cut, words[2]
 
 
+def _seconds(text: str) -> float:
+    """Seconds from 1970, of UTC where the date says no zone; NaN for what is no date."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):  # also 2009 and 2009-06, which numpy reads
+        shorter = re.fullmatch(r"\d{4}(-(0[1-9]|1[0-2]))?", text)
+        return float(np.datetime64(text, "s").astype(np.int64)) if shorter else math.nan
+
+
 def _written(moment: float, dated: bool) -> str:
+    dated = dated and abs(moment) < 2e11  # later than the year 8000 nothing is a date
     return str(np.datetime64(int(moment), "s")) if dated else f"{moment:g}"
 
 

@@ -234,6 +234,20 @@ def test_float32_tables_are_summed_in_float64():
         (lambda: calibration.sum_of_probabilities([0.5]), r"\(users, n_items\)"),
         (lambda: calibration.sum_of_probabilities([[5.0]]), "between 0 and 1"),
         (lambda: calibration.distance_to_truth([0.5], [0.5, 0.5]), "one shape"),
+        (lambda: calibration.distance_to_truth([np.nan], [0.5]), "no distance is defined"),
+        (lambda: calibration.sum_of_probabilities(np.zeros((3, 0))), "users, n_items"),
+        (lambda: calibration.brier(["0.5"], [1]), "real numbers, not one of <U3"),
+        (lambda: calibration.brier([None], [1]), "between nan and nan"),
+        (lambda: calibration.brier([[0.1], [0.1, 0.2]], [1]), "numbers of one shape"),
+        (lambda: calibration.brier(np.ma.masked_equal([0.5, 0.1], 0.1), [1, 0]), "masked entries"),
+        (lambda: calibration.brier([0.5 + 1j], [1]), "real numbers, not one of complex128"),
+        (lambda: calibration.summary([0.5], ["yes"]), "real numbers"),
+        (lambda: calibration.reliability_curve([0.5], [1], bins=np.nan), "bins must be 1 or more"),
+        (lambda: calibration.reliability_curve([0.5], [1], bins=2.5), "bins must be 1 or more"),
+        (lambda: calibration.precision_vs_predicted([[0.6]], [np.nan]), "count from 1"),
+        (lambda: calibration.precision_vs_predicted([[0.6]], [1.5]), "Ranks are whole"),
+        (lambda: calibration.log_loss([0.5], [1], [np.nan]), "not defined, because some are NaN"),
+        (lambda: calibration.log_loss([0.5], [1], [3.0]), "prob is not σ"),
         (lambda: calibration.precision_vs_predicted([[0.5, 0.6]], [1]), "start with its highest"),
         (lambda: calibration.precision_vs_predicted([[0.6, 0.5]], [0]), "count from 1"),
         (lambda: calibration.precision_vs_predicted([[0.6, 0.5]], [1, 2]), "one target_rank"),
@@ -252,6 +266,17 @@ def test_an_item_that_never_comes_has_no_decade_and_breaks_nothing():
     assert found["max_binned"] < 1e-12 and found["r2"] == 1
     nothing = np.zeros((500, 2))
     assert np.isnan(calibration.deviation_from_theory(nothing, nothing, point)["max_binned"])
+
+
+def test_odd_but_whole_input_has_its_value():
+    prob = np.array([0.25, 0.5, 1.0, 0.0])
+    hit = np.array([False, True, True, False])
+    found = calibration.expected_calibration_error(prob, hit, 4)
+    for same in (prob.astype(np.float16), prob.astype(object), list(prob)):
+        assert calibration.expected_calibration_error(same, hit, 4) == pytest.approx(found)
+    assert calibration.expected_calibration_error(hit, hit, 10**9) == 0  # bins: no more than pairs
+    assert np.isnan(calibration.distance_to_truth([0.1, 0.3, 0.2], [0.2] * 3)["r2"])  # not −1e32
+    assert calibration.wilson(np.ones(1), np.full(1, 40.0))[1] == 1
 
 
 def test_bins_of_equal_hits_show_the_top_that_equal_mass_pools():

@@ -53,6 +53,34 @@ def test_the_table_goes_on_where_it_stopped_and_is_shown_by_size(tmp_path, monke
         faults.shown(table, 7)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: faults.population(0), "users must be 1"),
+        (lambda: faults.population(2.5), "users must be 1"),
+        (
+            lambda: faults.planted("slope", np.full((2, 200), np.nan), np.zeros(2)),
+            "between 0 and 1",
+        ),
+        (lambda: faults.planted("slope", np.zeros((2, 200)), np.zeros(2)), "between 0 and 1"),
+        (lambda: faults.planted("slope", np.full((2, 9), 0.1), np.zeros(2)), r"\(2, 200\)"),
+        (lambda: faults.detection(["none"], {30: 0}), "repeats must be 1"),
+        (lambda: faults.shown(pd.DataFrame({"a": [1]}), 500), "has the columns fault, users"),
+    ],
+)
+def test_a_mistake_is_one_sentence(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", b"fault,users\nshift,500\n", b"\xff\xfe\x00"])
+def test_a_damaged_table_is_not_gone_on_with(tmp_path, damage):
+    (tmp_path / "detection.csv").write_bytes(damage)
+    with pytest.raises(InputError, match=r"detection\.csv.*delete it, to make it anew"):
+        faults.write_detection(tmp_path)
+    assert (tmp_path / "detection.csv").read_bytes() == damage
+
+
 def test_break_it_moves_what_it_says_and_each_fault_moves_a_measure():
     of = break_it.bench()
     np.testing.assert_allclose(break_it.broken(of), of.prior, rtol=1e-4)

@@ -394,6 +394,32 @@ P, H = np.array([[0.2, 0.4], [0.1, 0.9]]), np.array([[False, True], [False, True
         (lambda: instrument.quantile_groups([]), "a finite number for each"),
         (lambda: instrument.rank_groups([0.5]), r"\(users, n_items\)"),
         (lambda: instrument.decomposition(P + 1, H), "between 0 and 1"),
+        (lambda: instrument.measures([[0.2], [0.1, 0.2]], H), "of one shape"),
+        (lambda: instrument.measures(P, H, top=2.5), "top must be 1"),
+        (lambda: instrument.measures(P, H, bins=np.nan), "bins must be 1"),
+        (lambda: instrument.measures(P, H, resamples=-1), "resamples must be 0"),
+        (lambda: instrument.measures(P, H, seed=-1), "seed must be 0"),
+        (
+            lambda: instrument.measures(P, H, truth=[["a", "b"]] * 2),
+            "truth must be an array of real",
+        ),
+        (lambda: instrument.measures(P, H, user=[["a", np.nan]] * 2), "user is missing"),
+        (
+            lambda: instrument.measures(P, H, user=[[[1], [2]], [[1], [2, 3]]]),
+            "user must hold a name",
+        ),
+        (lambda: instrument.by_rank(P, H, rank=P * 0 + 1.5), "and are whole"),
+        (
+            lambda: instrument.by_rank(P, H, rank=P * 0 + 99),
+            "No pair stands at one of the first 20",
+        ),
+        (lambda: instrument.by_rank(P, H, user=[1, 2]), "user must name one for each"),
+        (lambda: instrument.by_group(P, H, {"own": ["a", np.nan]}), "own: the label of some"),
+        (lambda: instrument.by_group(P, H, {"own": [["a"], ["b", "c"]]}), "own must hold a name"),
+        (lambda: instrument.by_group(P, H, ["own"]), "groups must name each grouping"),
+        (lambda: instrument.quantile_groups(["a", "b"]), "values must be an array of real numbers"),
+        (lambda: instrument.quantile_groups([1, 2], 0), "parts must be 1"),
+        (lambda: instrument.rank_groups(P * np.nan), "no NaN"),
     ],
 )
 def test_a_mistake_is_one_sentence(call, words):
@@ -421,6 +447,38 @@ def test_what_is_not_defined_says_why():
     for table in (few, flat):
         undefined = table["value"].isna() | table["low"].isna()
         assert (table["note"][undefined] != "").all()
+
+
+def test_a_sentence_on_groups_never_reads_calibrated_where_nothing_is_defined():
+    prob, hit = np.full((30, 4), 0.1), np.zeros((30, 4), bool)
+    nothing = "Promised / observed is not defined, because "
+    for p, why in ((prob, "no pair is a hit."), (prob * 0, "nothing was promised.")):
+        told = instrument.hidden(instrument.by_group(p, hit, {"item": np.arange(4)}))
+        assert told == nothing + why
+    prob[:, 1:], hit[:, 1] = 0.25, np.arange(30) < 8
+    prob[:, 0], hit[:3, 0] = 0.0, True
+    told = instrument.hidden(instrument.by_group(prob, hit, {"item": np.arange(4)}))
+    assert "0 (item, hit and never promised)" in told and "never hit" in told
+
+
+def test_groups_of_several_kinds_and_of_tables_have_names_in_their_order():
+    def names(labels):
+        return list(instrument.by_group(P, H, {"own": labels})["group"][1:])
+
+    assert names(pd.Series([10, "a"], dtype=object)) == ["10", "a"]
+    assert names(pd.Series(["b", 9], dtype=object)) == ["9", "b"]
+    assert names(pd.Series(pd.Categorical(["rare", "much"], categories=["rare", "much"]))) == [
+        "rare",
+        "much",
+    ]
+    assert len(instrument.by_group(P, H, pd.DataFrame({"one": [1, 2], "two": [3, 3]}))) == 4
+
+
+def test_measures_at_ranks_that_no_pair_has_are_not_defined():
+    few = instrument.measures(P, H, rank=np.full(P.shape, 11), resamples=5)
+    assert few.loc["ECE@10", "note"] == "not defined, because no pair has such a rank"
+    one = instrument.measures(P[:1], H[:1], resamples=5)
+    assert one.loc["ECE", "note"] == "no interval, because there is one user"
 
 
 def test_nothing_warns_on_constant_extreme_or_tiny_input():

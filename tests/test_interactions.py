@@ -28,6 +28,7 @@ import requests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from gsas_lab import interactions, reading, splits
 from gsas_lab.__main__ import main
@@ -194,6 +195,7 @@ def test_a_matlab_file_that_is_cut_damaged_or_holds_something_else_is_a_sentence
     whole = matlab(np.arange(1, 601, dtype=np.int32).reshape(100, 6))
     draw, path = np.random.default_rng(5), tmp_path / "a.mat"
     others = [b"", b"user,item", matlab(np.ones((3, 2))), matlab(np.ones((2, 6)), other=[1])]
+    others += [matlab(csc_matrix(np.ones((2, 6))))]
     others += [matlab({"a": 1}), matlab(np.array([["a"] * 6], object))]
     for case in range(len(others) + min(fuzz, 200)):
         data = others[case] if case < len(others) else bytearray(whole)

@@ -188,7 +188,9 @@ def asked(tiny):
     return {name: replace(own, **change) for name, change in PARTS.items()}
 
 
-def test_the_parts_of_notebook_09_go_through_a_sweep_of_two_workers_and_diagnose(asked, tmp_path):
+def test_the_parts_of_notebook_09_go_through_a_sweep_of_two_workers_and_diagnose(
+    asked, tmp_path, monkeypatch
+):
     book = json.loads((ROOT / "notebooks" / "09_your_own_parts.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
     lines = "\n".join(cells).splitlines()
@@ -197,7 +199,12 @@ def test_the_parts_of_notebook_09_go_through_a_sweep_of_two_workers_and_diagnose
     assert len(own) == len(PARTS)
     path = tmp_path / "of_notebook_09.py"
     path.write_text("\n".join([*head, *own]), encoding="utf-8")
-    parts.load(path)  # in place of those of my_parts.py, which have the same names
+    for registry in parts.Registry.every:  # my_parts.py has parts of the same names
+        registry.own.clear()
+        for name in set(PARTS) & set(registry):
+            del registry[name]
+    monkeypatch.setenv(parts.VARIABLE, "")
+    parts.load(path)
     table = sweeps.run(asked, tmp_path / "sweep", at_once=2)
     assert set(table["state"]) == {"done"}, table["error"].tolist()
     assert set(table["name"]) == set(PARTS)
@@ -285,6 +292,23 @@ BAD = {
     "    def draw(self, asked, generator=None):\n"
     "        return torch.ones(len(asked.positives), self.k, dtype=torch.int64), None":
         "where its alpha says",
+    "@register('x')\nclass X(PositiveExcluded):\n    alpha = float('nan')": "tells a rate alpha of nan",
+    "@register('x')\nclass X(PositiveExcluded):\n    alpha = float('inf')": "tells a rate alpha of inf",
+    "@register('x')\nclass X(Sampler):\n    alpha = -1.0\n    shows_rates = False\n"
+    "    def draw(self, asked, generator=None):\n"
+    "        return torch.ones(len(asked.positives), self.k, dtype=torch.int64), None":
+        "tells a rate alpha of -1",
+    "@register('x')\nclass X(Sampler):\n    alpha = None\n"
+    "    def draw(self, asked, generator=None):\n"
+    "        one = torch.ones(1, self.k, dtype=torch.int64)\n"
+    "        return one, asked.positives * 0 - 1": "int64 rows from 0 to 0",
+    "@register\nclass X(Loss):\n    def formula(self, p, n): return p.mean()": "register takes a name",
+    "@register('../x')\nclass X(Loss):\n    def formula(self, p, n): return p.mean()":
+        "a name of letters",
+    "@register('')\nclass X(Loss):\n    def formula(self, p, n): return p.mean()": "a name of letters",
+    "@register(7)\nclass X(Loss):\n    def formula(self, p, n): return p.mean()": "register takes a name",
+    "@register('whole')\nclass X(Loss):\n    def formula(self, p, n): return p.mean()\nraise OSError":
+        "failed .OSError",
     "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
     "        return self.item_embedding(items).sum(1)": "as hidden states",
     "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
@@ -325,6 +349,41 @@ def test_a_file_that_is_not_there_and_a_name_that_nobody_has(capsys):
     for name, kind in (("loss", "loss"), ("sampler", "sampler"), ("model", "model")):
         with pytest.raises(InputError, match=f"{kind} = 'magic': choose one of"):
             Settings(**{name: "magic"})
+
+
+def test_two_files_with_one_name_are_told_and_a_file_again_or_moved_is_not(tmp_path, mine):
+    text = MINE.read_text(encoding="utf-8")
+    (tmp_path / "moved.py").write_text(text, encoding="utf-8")
+    (tmp_path / "other.py").write_text(text + "\n# changed", encoding="utf-8")
+    first = LOSSES["focal"]
+    with pytest.raises(InputError, match=r"other.py: A loss called 'focal' is in .*my_parts.py"):
+        parts.load(tmp_path / "other.py")
+    assert LOSSES["focal"] is first
+    parts.load(MINE)
+    parts.load(tmp_path / "moved.py")
+    assert LOSSES["focal"] is not first
+
+
+def test_a_path_that_workers_cannot_be_told_is_refused_and_others_need_no_ascii(tmp_path):
+    text = MINE.read_text(encoding="utf-8")
+    for name in ("a:b.py", "mine.txt", "mine"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="ends in .py, and no ':' is in its path"):
+            parts.load(tmp_path / name)
+    path = tmp_path / "Größe 損失.py"
+    path.write_text(text, encoding="utf-8")
+    parts.load(path)
+    assert os.environ[parts.VARIABLE] == str(path)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["F.softplus(-p).mean()", "F.softplus(n).mean()", "(n.topk(2).values.sum(-1) - p).mean()"],
+)
+def test_a_loss_without_a_fixed_point_has_none_and_raises_nothing(formula):
+    made = eval(f"type('X', (Loss,), {{'formula': lambda self, p, n: {formula}}})", globals())
+    made.check()
+    assert made().fixed_point(PositiveExcluded(4, 50)) is None
 
 
 def test_a_part_that_is_registered_again_takes_the_place_of_the_first(mine):

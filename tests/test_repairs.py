@@ -1,6 +1,7 @@
 """Repairs: outside optimisers, literal loops, and what must follow from Theorem 5.1."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -304,6 +305,7 @@ def test_a_repair_that_cannot_be_fitted_says_why_and_is_not_chosen():
     assert found.table["undefined"].isna()[found.name]
 
 
+M = np.arange(9.0).reshape(3, 3) % 4
 EXAMPLES = [
     repairs.Logistic(1 / 3, -8.123456789012345),
     repairs.Beta(0.1, 2 / 3, -1e-300),
@@ -326,6 +328,9 @@ def test_a_repair_is_saved_and_loaded_to_the_last_bit(repair, tmp_path):
     assert (loaded(scores, **given) == repair(scores, **given)).all()
 
 
+GROUPED = {"kind": "by group", "names": ["a", "b"], "shifts": [0, 1], "common": 0, "items": ["a"]}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -338,6 +343,15 @@ def test_a_repair_is_saved_and_loaded_to_the_last_bit(repair, tmp_path):
         lambda told: told.replace(b'repair": 1', b'repair": 2'),
         lambda told: b"[]",
         lambda told: b"\xff\xfe",
+        lambda told: told.replace(b"0.5", b"1" + b"0" * 400),
+        *(lambda told, kind=kind: json.dumps({"gsas-lab repair": 1} | kind).encode() for kind in (
+            GROUPED | {"names": "ab"}, GROUPED | {"names": [float("nan"), "a"]},
+            GROUPED | {"items": "aba"}, GROUPED | {"items": [["a"], ["b"]]},
+            GROUPED | {"names": {"a": 1, "b": 2}},
+            {"kind": "inverse", "alpha": 0.1, "beta": 0.3, "collisions": "no"},
+            {"kind": "steps", "scores": [0, 1], "prob": [0.9, 0.1]},
+            {"kind": "by rank", "last": [1.5], "lines": [{"slope": 1, "shift": 0}] * 2},
+        )),
         lambda told: json.dumps({"gsas-lab repair": 1, "kind": "by rank", "last": [2, 1],
                                  "lines": [{"slope": 1, "shift": 0}] * 3}).encode(),
         lambda told: json.dumps({"gsas-lab repair": 1, "kind": "steps", "scores": [1, 0],
@@ -363,12 +377,57 @@ def test_a_damaged_repair_is_refused_in_one_sentence(damage, tmp_path):
         (lambda: repairs.Pairs(np.zeros(2), np.array([True, False]), np.array([3])), "3 pairs of 2"),
         (lambda: repairs.choose(repairs.Pairs.of([[1, 0]], [[1, 0]])), "One user cannot judge"),
         (lambda: repairs.save(lambda s: s, "x.json"), "no repair of this library"),
+        (lambda: repairs.save(EXAMPLES[0], None), "names no file"),
+        (lambda: EXAMPLES[0]([np.nan]), "no probability for NaN"),
+        (lambda: EXAMPLES[0](["steep"]), "array of real numbers"),
+        (lambda: EXAMPLES[3]([0.0], rank=[0]), "count from 1, not from 0"),
+        (lambda: repairs.ByGroup((np.datetime64("2020"),), (0.0,), 0.0), "text or finite numbers"),
+        (lambda: repairs.platt([0.1, 0.2], [1, 2]), "ranks do not fit here"),
+        (lambda: repairs.offset([0.1, 0.2], [1, np.nan]), "hit must be True or False"),
+        (lambda: repairs.offset([1e17] * 3, [1, 0, 0]), "no shift meets the hits"),
+        (lambda: repairs.Pairs.of(M, M == 0, np.ones(3, bool)), "candidates must have the shape"),
+        (lambda: repairs.Pairs.of(M, M == 0, M != 0), "Row 0 of hit has a hit outside candidates"),
+        (lambda: repairs.Pairs.of(M, M == 0, group=["a", "b"]), "labels of shape"),
+        (lambda: repairs.Pairs.of(M, M == 0, group=["a", np.nan, "b"]), "is missing"),
+        (lambda: repairs.compare({}, M, M == 0, M != 0), "outside candidates"),
+        (lambda: repairs.compare({}, M, M == 0, top=0), "top must be 1"),
+        (lambda: repairs.choose(repairs.Pairs.of(M, M == 0), top=0), "top must be 1"),
+        (lambda: repairs.choose(repairs.Pairs.of(M, M == 0), folds=1), "folds must be 2"),
+        (lambda: repairs.Pairs(M[0], M[0] == 0, np.array([4, -1])), "0 or more"),
+        (lambda: repairs.Pairs(M[0], M[0] == 0, np.array([3]), weight=M[0] * np.nan), "weight"),
+        (lambda: repairs.popularity_groups([1, np.nan]), "each item's count"),
+        (lambda: repairs.popularity_groups([1, 2], 1), "parts must be 2"),
     ],
 )  # fmt: skip
 def test_a_repair_that_lacks_what_it_needs_says_so(call, words):
     with pytest.raises(InputError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_what_no_repair_can_mend_is_told_and_a_known_one_that_fails_is_not_chosen():
+    scores = np.where(np.eye(4, dtype=bool), -1000.0, 1000.0) + np.arange(4) / 8
+    pairs = repairs.Pairs.of(np.tile(scores, (3, 1)), np.tile(np.eye(4, dtype=bool), (3, 1)))
+    chosen = repairs.choose(pairs)
+    assert "probability 0 to what came" in chosen.table.loc["as it is", "undefined"]
+    assert chosen.name != "as it is"
+    broken = {"mine": lambda s: np.full(len(s), np.nan), "other": lambda s: 0.5}
+    found = repairs.choose(repairs.Pairs.of(M, M == 0), broken)
+    for name in broken:
+        assert "does not give each pair a probability" in found.table.loc[name, "undefined"]
+        assert name != found.name
+
+
+def test_an_infinite_logit_has_a_probability_whatever_the_slope():
+    for repair in (repairs.Logistic(0.0), repairs.Beta(1.0, 0.0, 0.0), repairs.Beta(0.0, 1.0, 0.0)):
+        assert np.isin(repair([-np.inf, np.inf]), (0.0, 0.5, 1.0)).all()
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a device or a pipe"):
+        repairs.save(EXAMPLES[0], tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("loss", ["bce", "softmax", "bpr"])

@@ -1,6 +1,7 @@
 """What is trained on, validated on and tested on, in both variants."""
 
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from gsas_lab import interactions, splits
 from gsas_lab.batches import Pairs, Windows, pack, pad_right, windows
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import Interactions
+from gsas_lab.settings import Settings
 from gsas_lab.splits import Histories, leave_one_out
 
 
@@ -345,6 +347,15 @@ def test_seconds_milliseconds_microseconds_and_dates_are_the_same_moments(unit):
         (timed(), "2010-06-01", "nothing lies after"),
         (timed(), "next week", "no date such as"),
         (timed(), "1.5", "nothing lies before"),
+        (timed(), "2010", "go from 2009-01-01T00:00:00 to .* nothing lies after"),
+        (timed(), "nan", "no date such as"),
+        (timed(), "inf", "no date such as"),
+        (timed(), "NaT", "no date such as"),
+        (timed(), "", "no date such as"),
+        (timed(), "today", "no date such as"),  # another day, another split
+        (timed(), None, "no date such as"),
+        (timed(), "1e300", "nothing lies after"),
+        (timed(), "20090901", "give a date between, or a share"),
         (timed().assign(timestamp=5), "0.5", "all times are equal"),
         (timed().drop(columns="timestamp"), "0.5", "has no times"),
     ],
@@ -357,6 +368,21 @@ def test_a_moment_that_splits_nothing_is_one_sentence(frame, at, words):
         with pytest.raises(InputError, match="not split by time"):
             data = interactions.load(frame)
             splits.after(data, splits.leave_one_out(data, 5))
+
+
+def test_a_moment_is_the_same_in_all_that_writes_it_and_a_time_zone_is_heard():
+    data = interactions.load(timed())
+    midnight = pd.Timestamp("2009-09-01").timestamp()
+    same = ["2009-09", "2009-09-01T00:00:00Z", "2009-09-01 02:00+02:00", date(2009, 9, 1)]
+    for at in ("2009-09-01", *same, np.datetime64("2009-09-01")):
+        assert splits.by_time(data, at, 5).cut == midnight
+    assert splits.by_time(data, 0.7, 5).cut == splits.by_time(data, "0.7", 5).cut
+    earlier = replace(data, times=data.times - 40 * 86_400)
+    assert splits.by_time(earlier, "2009", 1).cut == pd.Timestamp("2009").timestamp()
+    assert Settings(split="time", split_at=0.7) == Settings(split="time", split_at="0.7")
+    assert Settings(split_at=date(2009, 9, 1)).split_at == "2009-09-01"
+    with pytest.raises(InputError, match="validation_users must be 0 or more, a whole number"):
+        splits.by_time(data, "0.7", 2.5)
 
 
 def test_a_split_by_time_counts_rivals_by_distinct_items_and_refuses_where_there_are_none():
