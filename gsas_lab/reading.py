@@ -43,9 +43,8 @@ from gsas_lab.errors import InputError
 LONGEST_ID = 1000  # characters: a longer one is a damaged file, such as one with an open quote
 FILE_ORDER = "none"  # time="none": the file's order, whatever its columns say
 _MAX_INTEGER = 2**31 - 1  # of an id where a form has integers
-_UNPACKED = (
-    1 << 28
-)  # bytes, or a hundredfold, which is more than interactions shrink; bombs shrink more
+# Bytes, or a hundredfold, which is more than interactions shrink; bombs shrink more.
+_UNPACKED = 1 << 28
 _PIECE = 1 << 22  # bytes of a packed or long file read at once
 _SAMPLE = 1000  # rows that decide whether a column that is not taken looks like a time
 
