@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 Arrays: TypeAlias = Mapping[str, ArrayLike]  # by system
@@ -38,7 +38,13 @@ _FIXED = {
     "gSASRec, t = 1": Style("#CC79A7", "v"),
     "Popularity": Style("#999999", "X"),
     "BERT4Rec": Style("#56B4E9", "P"),
+    "BERT4Rec, BCE": Style("#5B3A8C", "p"),
     "MF-BPR": Style("#8C7B00", "h"),
+    "SASRec, shared negatives": Style("#B2182B", "d"),
+    "BCE": Style("#D55E00", "o"),  # losses: as the systems that they make
+    "gBCE": Style("#009E73", "^"),
+    "sampled softmax": Style("#E69F00", "s"),
+    "softmax": Style("#0072B2", "D"),
     "Theorem 5.1": Style("#000000", "", "--"),
     "truth": Style("#000000", "*"),
     "raw σ(s)": Style("#D55E00", "o"),
@@ -46,18 +52,26 @@ _FIXED = {
     "temperature": Style("#E69F00", "s"),
     "Platt": Style("#0072B2", "D"),
     "isotonic": Style("#CC79A7", "v"),
-    "SASRec, raw": Style("#D55E00", "o"),
-    "SASRec, repaired": Style("#009E73", "^"),
+    "SASRec, raw": Style("#D55E00", "o"),  # repaired: the system's colour, darker
+    "SASRec, repaired": Style("#7A3600", "s"),
+    "gSASRec, raw": Style("#009E73", "^"),
+    "gSASRec, repaired": Style("#00604A", "v"),
     "P itself": Style("#000000", "*"),
 }
-_OTHERS = (Style("#56B4E9", "P"), Style("#8C7B00", "h"), Style("#5B3A8C", "p", "-."))
+_OTHERS = (  # whose colours no known system has
+    Style("#22316C", "<"),
+    Style("#6BA300", ">"),
+    Style("#C2347C", "X"),
+    Style("#17A2A2", "H"),
+    Style("#9C6B4E", "8"),
+)
 BLUE, GREY = "#0072B2", "#666666"  # data without a system; references: the diagonal, a limit
 CELLS = ("#7FA8D1", "#FFE945")  # of a map, low and high: light, so that black words stand out
 MEMORY = {"laptop, 24 GiB": 24 * 2**30, "GPU, 80 GB": 80e9}  # bytes that scores must fit in
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: fixed for the paper's systems, in turn for the others."""
+    """A style for each name: fixed for the systems of the notebooks, in turn for the others."""
     names = list(names)
     others = [name for name in names if name not in _FIXED]
     return {name: _FIXED.get(name) or _OTHERS[others.index(name) % len(_OTHERS)] for name in names}
@@ -222,6 +236,7 @@ def by_rank(curves: Tables, ax: Axes | None = None) -> Axes:
         bars = ax.errorbar(curve["rank"], y, spread, ls="none", color=style.colour, capsize=2)
         bars[0].set(marker=style.marker, markerfacecolor="none")
     ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _legend(ax)
 
 
@@ -284,7 +299,9 @@ def truth_against_learned(
 def training_history(
     history: pd.DataFrame | Tables, axes: Iterable[Axes] | None = None
 ) -> tuple[Axes, Axes]:
-    """Loss and validation NDCG@10 by epoch, a table for each run; the best epoch is marked."""
+    """Loss and validation NDCG@10 by epoch, a table for each run; the best epoch is marked, its
+    NDCG stands in the legend.
+    """
     runs = {"this run": history} if isinstance(history, pd.DataFrame) else history
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=120, layout="constrained")[1]
@@ -296,10 +313,9 @@ def training_history(
         seen = runs[name].dropna(subset="ndcg@10")  # not every epoch need be validated
         epoch, ndcg = seen["epoch"].to_numpy(), seen["ndcg@10"].to_numpy()
         best = [int(ndcg.argmax())] if len(seen) else []
-        _line(right, epoch, ndcg, style, name, best)
-        for at in best:
-            _note(right, f"{ndcg[at]:.4f}", epoch[at], ndcg[at], (0, 9))
-    right.margins(y=0.12)
+        _line(right, epoch, ndcg, style, f"{name}: {ndcg.max():.4f}" if best else name, best)
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylim(bottom=0)
     return _legend(left), _legend(right)
 
@@ -363,6 +379,30 @@ def by_k(tables: Tables, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
     ax.set_xscale("log", base=2)
     ax.set_xticks(every, [f"{k:,.0f}" for k in every])
     return _legend(ax)
+
+
+def step_times(
+    tables: Tables, ax: Axes | None = None, marked: tuple[str, int] | None = None
+) -> Axes:
+    """CPU seconds of a training step against the size of the catalogue, one line a system.
+
+    Columns "items" and "cpu s"; marked: a catalogue's name and size.
+    """
+    ax = _dress(ax, "items (log scale)", "CPU seconds a step (log scale)", "xy")
+    for name, style in styles(tables).items():
+        _line(ax, tables[name]["items"], tables[name]["cpu s"], style, name, 1)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if marked is not None:
+        ax.axvline(marked[1], color=GREY, ls=":", lw=2, label=f"{marked[0]}: {marked[1]:,} items")
+    return _legend(ax)
+
+
+def fixed_points(prior: ArrayLike, curves: Arrays, ax: Axes | None = None) -> Axes:
+    """What σ(s) converges to against the true P, arrays over one grid of P, one line a loss."""
+    ax = _dress(ax, "true probability P", "σ(s) when training has converged", "xy")
+    for name, style in styles(curves).items():
+        _line(ax, prior, curves[name], style, name, [])
+    return _legend(_diagonal(ax, np.stack([np.asarray(prior), *map(np.asarray, curves.values())])))
 
 
 def quality_and_time(table: pd.DataFrame, ax: Axes | None = None, what: str = "NDCG@10") -> Axes:
@@ -441,6 +481,7 @@ def history_lengths(lengths: ArrayLike, ax: Axes | None = None, cut: int = 200) 
     if lengths.min() == lengths.max():
         _note(ax, f"all have {lengths[0]:,}", lengths[0], len(lengths), (0, 6))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(_plain_count))
     ax.axvline(cut, color=GREY, ls=":", lw=2)
     ax.margins(y=0.25)
     longer = f"{(lengths > cut).sum():,} of {len(lengths):,} users have more"
@@ -492,6 +533,10 @@ def _plain(value: float, _position: object) -> str:
     if value < 0.001:
         return f"$10^{{{np.log10(value):.0f}}}$"
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _plain_count(value: float, _position: object) -> str:
+    return f"{value:,.0f}"
 
 
 def _line(

@@ -41,8 +41,20 @@ def test_a_system_has_one_look_of_its_own_everywhere():
     assert figures.styles(["gSASRec"])["gSASRec"] == known["gSASRec"]
     assert len({look.colour for look in known.values()}) == 5
     assert len({look.marker for look in known.values()}) == 5
-    others = figures.styles(["SASRec", "BERT4Rec", "MF-BPR"])
-    assert len({look.colour for look in others.values()}) == 3
+    unknown = [f"own part {place}" for place in range(5)]
+    table_2 = ["SASRec", "SASRec, softmax", "BERT4Rec, BCE", "BERT4Rec"]
+    table_3 = [
+        "Popularity",
+        "MF-BPR",
+        "gSASRec",
+        "SASRec, shared negatives",
+        *table_2[:2],
+        "BERT4Rec",
+    ]
+    for names in (table_2, table_3, [*table_3, *unknown], ["BCE", "gBCE", "sampled softmax"]):
+        assert len({look.colour for look in figures.styles(names).values()}) == len(names)
+    looks = figures.styles(["SASRec", "SASRec, raw", "BCE", "gSASRec, raw", "gSASRec"])
+    assert looks["SASRec"] == looks["SASRec, raw"] == looks["BCE"] != looks["gSASRec, raw"]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +127,9 @@ def test_training_history_marks_the_best_validated_epoch():
     )
     loss, ndcg = figures.training_history({"SASRec": run, "gSASRec": run})
     np.testing.assert_array_equal(drawn(loss, "SASRec"), run[["epoch", "loss"]])
-    np.testing.assert_array_equal(drawn(ndcg, "gSASRec"), run[["epoch", "ndcg@10"]].dropna())
-    assert {text.get_text() for text in ndcg.texts} == {"0.3000"}
+    best = drawn(ndcg, "gSASRec: 0.3000")
+    np.testing.assert_array_equal(best, run[["epoch", "ndcg@10"]].dropna())
+    assert all(float(tick).is_integer() for tick in ndcg.get_xticks())
     own = plt.subplots(1, 2)[1]
     assert figures.training_history(run, axes=own)[0] is own[0]
 
@@ -284,3 +297,14 @@ def test_rank_and_corp_curves_are_drawn_as_they_are():
     ax = figures.corp({"SASRec": curve}, log=False)
     np.testing.assert_array_equal(drawn(ax, "SASRec"), curve[["predicted", "observed"]])
     assert len(ax.collections) == 1
+
+
+def test_times_and_fixed_points_are_drawn_as_given():
+    steps = pd.DataFrame({"items": [1000, 10**6], "cpu s": [0.2, 3.0]})
+    ax = figures.step_times({"softmax": steps}, marked=("known-truth", 1000))
+    np.testing.assert_array_equal(drawn(ax, "softmax"), steps)
+    assert "known-truth: 1,000 items" in legend(ax)
+    prior = np.array([0.001, 0.1])
+    ax = figures.fixed_points(prior, {"BCE": 5 * prior})
+    np.testing.assert_array_equal(drawn(ax, "BCE"), np.c_[prior, 5 * prior])
+    assert "calibrated" in legend(ax)

@@ -117,6 +117,13 @@ def test_code_cells_have_at_most_15_lines(book):
     assert len(longest.source.splitlines()) <= 15, longest.source
 
 
+def test_letters_of_figures_are_legible_where_a_page_shows_them(book):
+    """A page has room for about 9.4 inches: what is much wider shrinks, its letters too."""
+    for cell in _cells(book, "code"):
+        for width, each in re.findall(r"figsize\W+([\d.]+)( \* len\()?", cell.source):
+            assert float(width) <= (6 if each else 12), cell.source
+
+
 def test_there_is_more_prose_than_code(book):
     assert len(_cells(book, "markdown")) > len(_cells(book, "code"))
 

@@ -114,8 +114,8 @@ def test_pages_link_to_each_other_and_the_index(published, pages):
             assert not file or (published / file).exists(), link
             target = pages.get(Path(file).stem, page) if file else page
             assert not anchor or target.find(id=anchor), link
-    assert pages["00_plain"].find("a", href="01_plots.html", string="Second: plots →")
-    assert pages["01_plots"].find("a", href="00_plain.html", string="← First: formulas")
+    assert pages["00_plain"].find("a", href="01_plots.html", string="Second: plots\u00a0→")
+    assert pages["01_plots"].find("a", href="00_plain.html", string="←\u00a0First: formulas")
     assert pages["00_plain"].find("a", href="01_plots.html#A-slider")
 
 

@@ -130,7 +130,8 @@ def break_figure(
         name="chance",
         hoverinfo="skip",
     )
-    figure.update_xaxes(type="log", range=[-1.8, 2.4])
+    figure.update_traces(cliponaxis=False)
+    figure.update_xaxes(type="log", dtick=1, range=[-2.4, 2.4])  # room for the words at the ends
     figure.update_yaxes(autorange="reversed")
     return figure.update_layout(height=560, showlegend=False)
 

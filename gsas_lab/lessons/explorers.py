@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # both import torch, which a lesson on the theory does withou
 _SYMBOL = {  # matplotlib's markers and lines in plotly's words
     "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
     "X": "x", "*": "star", "P": "cross", "h": "hexagon", "p": "pentagon", "": "circle",
+    "d": "diamond-tall", "<": "triangle-left", ">": "triangle-right", "H": "hexagon2",
+    "8": "octagon",
 }  # fmt: skip
 _DASH = {"-": "solid", "--": "dash", "-.": "dashdot"}
 _AXIS = {"gridcolor": "#E3E3E3", "zeroline": False, "automargin": True, "title": {"standoff": 12}}
@@ -168,7 +170,7 @@ def user_figure(systems: Systems, users: Users, user: int, table: bool = False) 
         figure.add_table(
             header={"values": ["", *(f"<b>{name}</b>" for name in best)], **cell},
             cells={"values": [list(best.index), *best.T.values], **cell},
-            columnwidth=[1, *[10] * best.shape[1]],
+            columnwidth=[1.6, *[10] * best.shape[1]],
             domain={"x": [0, 1], "y": [0, 0.46]},
         )
         figure.update_yaxes(domain=[0.59, 1]).update_layout(height=700, margin={"b": 20})
@@ -286,7 +288,13 @@ def memory_figure(
     )
     for height, (name, limit) in enumerate(MEMORY.items()):
         line = {"dash": "dot", "color": GREY}
-        text = {"text": name, "yanchor": "bottom", "xanchor": "left", "y": 1, "yshift": 20 * height}
+        text = {
+            "text": name,
+            "yanchor": "bottom",
+            "xanchor": "center",
+            "y": 1,
+            "yshift": 20 * height,
+        }
         figure.add_vline(limit / 1e9, line=line, annotation=text)
     figure.update_xaxes(range=[0, max(100, 1.2 * full / 1e9)], tickformat=",")
     figure.update_yaxes(autorange="reversed")
@@ -356,7 +364,7 @@ def calibration_figure(curves: Tables, cutoff: int) -> go.Figure:
         )
     every = pd.concat(list(curves.values()))[["precision", "predicted"]].to_numpy()
     left = np.log10(every[every > 0].min() / 2)
-    figure.update_xaxes(type="log", dtick=1, range=[left, 0.35])
+    figure.update_xaxes(type="log", dtick=1, range=[left, 0.7])  # room for the words of a 1
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure.update_layout(height=180 + 80 * len(points))
 
@@ -502,7 +510,9 @@ def desk_figure(
             marker={"size": 12, "color": "black", "symbol": "diamond-open"}, showlegend=place == 0, **on,
         )  # fmt: skip
         title = {"text": f"{name}: threshold on p̂ (log scale)"}
+        ticks = [digit * 10.0**power for power in range(-6, 1) for digit in (1, 2, 5)]
         ends = {"type": "log", "range": [np.log10(lowest), 0.05], "domain": room[place]}
+        ends["tickvals"] = ticks
         figure.update_layout({f"xaxis{axis}": {**_AXIS, **ends, "title": title}})
     if len(drawn) == 2:
         figure.update_layout(yaxis2={**_AXIS, "anchor": "x2"}, xaxis2={"anchor": "y2"})

@@ -16,10 +16,21 @@ function narrow(plot) {
     "legend.x": 0, "legend.xanchor": "left", "legend.y": 1.0, "legend.yanchor": "bottom",
     annotations: (layout.annotations ?? []).map(each => ({ ...each, font: { ...each.font, size: 12 } })),
   });
-  const tables = plot._fullData.some(trace => trace.type === "table");
-  const panels = Object.keys(layout).filter(name => /^xaxis\d*$/.test(name) && layout[name].domain)
+  const places = test => plot._fullData.flatMap((trace, place) => test(trace) ? [place] : []);
+  const tables = places(trace => trace.type === "table");
+  const axes = Object.keys(layout).filter(name => /^xaxis\d*$/.test(name));
+  let lines = 0; // of an axis's name, beyond its first
+  for (const name of axes) {
+    const wrapped = (layout[name].title?.text ?? "").match(/\S.{0,25}(?= |$)/g) ?? [];
+    if (wrapped.length < 2) continue;
+    change[`${name}.title.text`] = wrapped.join("<br>");
+    lines = Math.max(lines, wrapped.length - 1);
+  }
+  if (lines && layout.sliders?.length)
+    change["sliders[0].pad.t"] = (layout.sliders[0].pad?.t ?? 0) + 22 * lines;
+  const panels = axes.filter(name => layout[name].domain)
     .sort((a, b) => layout[a].domain[0] - layout[b].domain[0]);
-  const last = tables ? 0 : panels.length - 1, gap = 0.2 / (last + 1);
+  const last = tables.length ? 0 : panels.length - 1, gap = 0.2 / (last + 1);
   panels.forEach((name, place) => {
     change[`${name}.domain`] = [0, 1];
     if (!last) return;
@@ -27,10 +38,19 @@ function narrow(plot) {
     change[`${name.replace("x", "y")}.domain`] = [low, high];
     change[`${name}.anchor`] = name.replace("xaxis", "y");
   });
-  const height = layout.height + legend + 300 * Math.max(0, last) - 60;
+  if (tables.length) { // its cells become three lines high
+    change["yaxis.domain"] = [0.75, 1];
+    const columnwidth = tables.map(place => [4, ...plot._fullData[place].columnwidth.slice(1)]);
+    Plotly.restyle(plot, { "domain.y": tables.map(() => [0, 0.67]), "header.font.size": 12, columnwidth }, tables);
+  }
+  const height = layout.height + legend + 300 * Math.max(0, last) - 60 + 22 * lines + (tables.length ? 480 : 0);
   tall(plot, height);
   Plotly.relayout(plot, { ...change, height });
-  const bars = plot._fullData.flatMap((trace, place) => trace.type === "heatmap" ? [place] : []);
+  const long = places(trace => trace.type === "bar" && trace.textposition === "inside");
+  if (long.length) Plotly.restyle(plot, { textposition: "none" }, long); // would shrink to a line
+  const told = places(trace => trace.type === "heatmap" && trace.texttemplate);
+  if (told.length) Plotly.restyle(plot, { showscale: false, "textfont.size": 12 }, told);
+  const bars = places(trace => trace.type === "heatmap" && !trace.texttemplate);
   if (bars.length > 1)
     Plotly.restyle(plot, {
       "colorbar.x": 1.0, "colorbar.thickness": 10, "colorbar.len": 0.4,

@@ -377,9 +377,13 @@ def _navigation(notebook: Path, siblings: Sequence[Path], place: str) -> str:
     here = [sibling.name for sibling in siblings].index(notebook.name)
     before, after = siblings[here - 1 : here], siblings[here + 1 : here + 2]
     links = (
-        "".join(f'<a href="{p.stem}.html">← {html.escape(title(_read(p)))}</a>' for p in before),
+        "".join(
+            f'<a href="{p.stem}.html">←\u00a0{html.escape(title(_read(p)))}</a>' for p in before
+        ),
         '<a href="index.html">Contents</a>',
-        "".join(f'<a href="{p.stem}.html">{html.escape(title(_read(p)))} →</a>' for p in after),
+        "".join(
+            f'<a href="{p.stem}.html">{html.escape(title(_read(p)))}\u00a0→</a>' for p in after
+        ),
     )
     spans = "".join(f"<span>{link}</span>" for link in links)
     return f'<nav class="{place}">{spans}</nav>'

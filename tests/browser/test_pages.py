@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import pytest
 
 if TYPE_CHECKING:
@@ -82,6 +84,48 @@ def test_a_phone_scrolls_in_one_direction_only(page, published):
         page.goto((published / f"{name}.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     _screenshot(page, "phone")
+
+
+CLIPPED = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
+  const box = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll('text:not(.gtitle)')].filter(text => {
+    const own = text.getBoundingClientRect();
+    return own.width && (own.left < box.left - 1 || own.right > box.right + 1
+      || own.bottom > box.bottom + 1 || parseFloat(getComputedStyle(text).fontSize) < 12);
+  }).map(text => text.textContent);
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_explorers_with_data_are_legible_and_cut_nowhere(page, tmp_path, width):
+    from gsas_lab.lessons import break_it, explorers, million, publish
+
+    rank = np.arange(1, 51)
+    titles = np.array([f"Kitchen no. {item}" for item in range(51)])
+    users = explorers.Users(np.arange(3), np.full(3, 5), np.tile([1, 2, 3], (3, 1)), titles)
+    prob, items = np.tile(0.99 / rank, (3, 1)), np.tile(rank, (3, 1))
+    top = explorers.TopItems(prob, items, prob.sum(1), np.full(3, 5))
+    names = ("SASRec", "SASRec, sampled softmax", "SASRec, softmax", "gSASRec")
+    cells = [
+        {"k": k, "t": t, "NDCG@10": 0.1 + t / k} for k in (4 ** np.arange(5)) for t in (0, 0.5, 1)
+    ]
+    said = pd.DataFrame({"cutoff": [1], "precision": 0.1653, "predicted": 0.9905, "theory": 0.995})
+    every = {
+        "user": explorers.user_explorer({name: top for name in names}, users, sample=[0, 1]),
+        "grid": explorers.grid_explorer(pd.DataFrame(cells)),
+        "cutoff": explorers.calibration_explorer({"SASRec": said}, cutoffs=[1]),
+        "memory": explorers.memory_explorer(),
+        "million": million.million_explorer(),
+        "break": break_it.break_explorer(),
+    }
+    shown = {name: explorer.static() for name, explorer in every.items()}
+    publish.write_gallery(shown, tmp_path / "all.html", "Explorers", "All of them.")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((tmp_path / "all.html").as_uri())
+    page.wait_for_selector(".table .cell-text")
+    page.wait_for_timeout(800)
+    assert page.evaluate(CLIPPED) == []
+    _screenshot(page, f"explorers-{width}")
 
 
 def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
