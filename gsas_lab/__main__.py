@@ -163,7 +163,7 @@ def _repair(arguments: argparse.Namespace) -> None:
     choice = evidence.choose_repair(shelf.find(arguments.run), arguments.top)
     name = arguments.by or choice.name
     if name not in choice.repairs:
-        why = choice.table["undefined"].get(name, "it is none of these")
+        why = choice.table["undefined"].get(name, "it is none of these.")
         raise InputError(f"'{name}': {why} Choose one of {', '.join(choice.repairs)}.")
     path = repairs.save(choice.repairs[name], arguments.output)
     print(f"{choice.table.to_string()}\n\n{choice.why}\n{name}: {path}")

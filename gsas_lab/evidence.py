@@ -21,7 +21,7 @@ from gsas_lab import (
     splits,
 )
 from gsas_lab.batches import pad_right
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, whole_number
 from gsas_lab.experiment import Experiment
 from gsas_lab.models import Model
 from gsas_lab.settings import DATA, Settings
@@ -120,8 +120,11 @@ def strong_seeds(dataset: str, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFra
 def recalibrations(run: runs.Run) -> dict[str, repairs.Recalibration]:
     """What can be made of a run's scores: as they are, Theorem 5.1 inverted, and three fits.
 
-    The fits see the validation users' scores of the items that may be recommended.
+    The fits see the validation users' scores of the items that may be recommended. InputError for a
+    loss whose p̂ is no σ(s), which has other repairs: `choose_repair`.
     """
+    if run.theorem is None:
+        raise InputError(f"{run.settings.name}: p̂ is no σ(s) here, so use choose_repair.")
     split = run.data.split
     held = some(split.validation, split.n_items)
     scores, hit = run.scores(held), held.hits(split.n_items)
@@ -183,7 +186,14 @@ def over_time(
     low and high, what would have to be subtracted in that month (95 % interval over clicks); new, the
     share of clicks on items that were never trained.
     Months with fewer than 30 clicks are left out; times that are no dates are cut into twelve parts.
+    InputError where no month has as many. A loss without p̂ (BPR) needs a repair, and its raw is NaN.
     """
+    if run.loss.link is None and repair is None:
+        raise InputError(
+            f"{run.settings.name} learns differences of scores: there is no p̂ to judge, so give a "
+            "repair."
+        )
+    most = whole_number("most", most)
     split, known = run.data.split, run.data.interactions
     held, when = splits.after(known, split, most=1_000_000)
     if when.max() > 6.3e8:
@@ -209,13 +219,18 @@ def over_time(
             {
                 "month": name,
                 "clicks": len(some_of.users),
-                "raw": found.expected,
+                "raw": np.nan if run.loss.link is None else found.expected,
                 "repaired": mended.sum() / len(some_of.users),
                 "offset": found.offset,
                 "low": found.interval[0],
                 "high": found.interval[1],
                 "new": 1 - trained[some_of.targets].mean(),
             }
+        )
+    if not rows:
+        raise InputError(
+            f"{known.name}: no month after the cut has {_FEWEST} clicks, so none can be judged: "
+            "choose an earlier split_at."
         )
     return pd.DataFrame(rows, columns="month clicks raw repaired offset low high new".split())
 

@@ -5,7 +5,7 @@ After `assemble` nobody reads a setting by its name to find out what it stands f
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -58,6 +58,22 @@ class Experiment:
     @property
     def split(self) -> splits.Split:
         return self.data.split
+
+    @cached_property
+    def weights(self) -> int:
+        """How many numbers the model's weights are; nothing is allocated. 0 where nobody can say."""
+        s, (n_users, n_items) = self.settings, (len(self.split.train), self.split.n_items)
+        found = []
+        for blocks in (1, 2):  # each one more costs the same
+            try:
+                with torch.device("meta"):
+                    made = model_of(
+                        replace(s, blocks=blocks), n_items, n_users, None, self.split.train
+                    )
+            except Exception:  # noqa: BLE001 (a part of one's own may need real numbers)
+                return 0
+            found.append(sum(weight.numel() for weight in made.parameters()))
+        return found[0] + (s.blocks - 1) * (found[1] - found[0])
 
     def model(self) -> Model:
         """The model with fresh weights, drawn from the settings' seed."""

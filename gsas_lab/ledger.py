@@ -279,8 +279,11 @@ def work(
 ) -> Standing:
     """Train what is left, in order and for at most so many seconds; write the rows -> how far it is.
 
-    A run that its last pass made best is told and asked for again with twice the passes.
+    A run that its last pass made best is told and asked for again with twice the passes. InputError
+    for seconds that are not above 0.
     """
+    if not seconds > 0:  # NaN would never be over
+        raise InputError(f"A budget of {seconds:g} seconds trains nothing: give a number above 0.")
     now = standing(queue, reference)
     here = _trained_here()
     known = {

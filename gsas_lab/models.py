@@ -86,6 +86,13 @@ class Model(nn.Module, ABC):
             _shaped("score", model.score(torch.tensor([[1, 2, 3]])), (1, n_items + 1))
             if not torch.isfinite(hidden).all():
                 raise InputError("gives hidden states that are not finite: mend it.")
+            two = (torch.tensor([each] * 2) for each in ([1, 2, 3], places, [1, 1, 1]))
+            items, *more = two
+            items[1] = torch.tensor([7, 8, 9])
+            if not _same(model(items, *more)[0], hidden):
+                raise InputError(
+                    "gives a history other hidden states beside another one: let rows be independent."
+                )
             other = read([1, 2, 9], places, [1, 1, 1])
             if not cls.masked and not _same(hidden[:2], other[:2]):
                 raise InputError(

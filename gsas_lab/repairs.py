@@ -274,11 +274,16 @@ def _as_line(given: Any) -> Logistic:
 
 
 def save(repair: Repair, path: str | Path) -> Path:
-    """As JSON, with all digits: `load` gives an equal repair -> its path."""
+    """As JSON, with all digits: `load` gives an equal repair -> its path.
+
+    InputError where a file that is no repair would be overwritten.
+    """
     kind = next((name for name, made in KINDS.items() if type(repair) is made), None)
     if kind is None:
         raise InputError(f"{type(repair).__name__} is no repair of this library: nothing is saved.")
     path = files.chosen(path, "file")
+    if path.is_file() and b"gsas-lab repair" not in files.read(path):
+        raise InputError(f"{path} is no repair and would be overwritten: name another file.")
     files.write(path, files.as_json({"gsas-lab repair": 1, "kind": kind, **asdict(repair)}))
     return path
 

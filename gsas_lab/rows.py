@@ -185,6 +185,16 @@ def check_memory(
     )
 
 
+def check_weights(count: int, device: torch.device, room: float | None = None) -> None:
+    """The same for all of a model's weights, which are held at least once with a gradient."""
+    room = _free(device) if room is None else room
+    if room is not None and 8 * count > room:
+        raise InputError(
+            f"The model's {count:,} weights and their gradients need {8 * count / 1e9:,.1f} GB, and "
+            f"{room / 1e9:,.1f} GB are free: lower d, max_length or blocks."
+        )
+
+
 def _free(device: torch.device) -> float | None:
     """Bytes that are free on the device; None where nobody says."""
     if device.type == "cuda":

@@ -37,7 +37,7 @@ from gsas_lab.interactions import PAD
 from gsas_lab.losses import SIGMOID, SOFTMAX, Loss
 from gsas_lab.models import MODELS, Model, Serving
 from gsas_lab.repairs import Repair
-from gsas_lab.rows import check_memory, choose
+from gsas_lab.rows import check_memory, check_weights, choose
 from gsas_lab.samplers import Recorded, Sampler
 from gsas_lab.settings import OF_DATA, Settings
 from gsas_lab.splits import Holdout
@@ -432,6 +432,9 @@ def train(
         kind = choose(settings.table_optimizer, data.split.n_items, experiment.loss.whole, device)
         count = 1 if settings.tied or "tied" in settings.unread else 2
         check_memory(data.split.n_items, settings.d, count, kind, device)
+        about = 12 * settings.d * settings.blocks + settings.max_length + len(data.split.train)
+        if settings.d * about > 10**8:  # counting them takes a second
+            check_weights(experiment.weights, device)
     model = experiment.model().to(device)
     with files.locked(folder) if distributed.first() else nullcontext():
         # Another process may have ended it just now.

@@ -35,7 +35,8 @@ def recommend_all(
     has fewer rows. Parts of some thousand users lie in <path>.parts until all are there: a call that
     was killed goes on after the last of them.
 
-    InputError where that folder holds the parts of another call, for an n below 1, and without pyarrow.
+    InputError where that folder holds the parts of another call, where a file that is no such list
+    would be overwritten, for an n below 1, and without pyarrow.
     """
     try:
         from pyarrow import parquet
@@ -43,9 +44,9 @@ def recommend_all(
         raise InputError("A parquet file needs pyarrow: pip install pyarrow.") from None
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise InputError(f"n = {n!r} recommendations: give a whole number, 1 or more.")
-    path = files.chosen(path, "output")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file, such as {path / 'recs.parquet'}.")
+    if not isinstance(exclude_seen, bool | np.bool_ | None):
+        raise InputError(f"exclude_seen = {exclude_seen!r}: give True, False or None.")
+    path = _output(path)
     exclude = bool(run.protocol["exclude_seen"] if exclude_seen is None else exclude_seen)
     known = run.data.interactions
     everyone = _everyone(run)
@@ -65,17 +66,20 @@ def recommend_all(
                 raise InputError(
                     f"{kept} holds the parts of another call: delete it, or name another output."
                 )
+        elif any(kept.glob("*.parquet")):
+            raise InputError(f"{kept} holds parts of nobody knows what: move it away.")
         else:
             files.write_json(kept / "of.json", of)
-        starts = range(0, known.n_users, _PART)
-        parts = [kept / f"{start:09}.parquet" for start in starts]
-        for start, part in zip(starts, parts, strict=True):
-            if not part.exists():
+        parts = []
+        for start in range(0, known.n_users, _PART):
+            if (part := _whole(kept, start)) is None:
                 some = everyone.subset(np.arange(start, min(start + _PART, known.n_users)))
-                found = _recommended(run, some, int(n), exclude, repair)
                 saved = io.BytesIO()
+                found = _recommended(run, some, int(n), exclude, repair)
                 found.to_parquet(saved, engine="pyarrow", index=False)
+                part = _part(kept, start, saved.getvalue())
                 files.write(part, saved.getvalue())
+            parts.append(part)
 
         def joined(file: Any) -> None:
             with parquet.ParquetWriter(file, parquet.read_schema(parts[0])) as writer:
@@ -83,11 +87,50 @@ def recommend_all(
                     writer.write_table(parquet.read_table(part))
 
         files.write(path, joined)
-        for made in (*parts, kept / "of.json"):
+        for made in (*kept.glob("?????????-*.parquet"), kept / "of.json"):
             made.unlink()
     with suppress(OSError):  # somebody has put something there
         kept.rmdir()
     return path
+
+
+_COLUMNS = ["user", "rank", "item", "probability", "raw"]
+
+
+def _output(given: str | Path) -> Path:
+    """A file to write recommendations to: a new one, or one that holds some."""
+    from pyarrow import parquet
+
+    path = files.chosen(given, "output")
+    try:
+        there, folder = path.exists(), path.is_dir()
+    except OSError as error:  # too long a name
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
+    if folder:
+        raise InputError(f"{path} is a folder: name a file, such as {path / 'recs.parquet'}.")
+    if path.suffix != ".parquet":
+        raise InputError(f"{path} is to be a parquet file: let its name end in .parquet.")
+    try:
+        ours = not there or parquet.read_schema(io.BytesIO(files.read(path))).names == _COLUMNS
+    except Exception:  # noqa: BLE001 (no parquet, damaged, a pipe …)
+        ours = False
+    if not ours:
+        raise InputError(f"{path} holds no recommendations and would be overwritten: name another.")
+    return path
+
+
+def _part(kept: Path, start: int, content: bytes) -> Path:
+    """Where the part of the users from `start` on is kept: its name bears its checksum."""
+    return kept / f"{start:09}-{files.checksum(content)[:16]}.parquet"
+
+
+def _whole(kept: Path, start: int) -> Path | None:
+    """The part that an earlier call left, if it is as it was written."""
+    for part in kept.glob(f"{start:09}-*.parquet"):
+        with suppress(InputError):
+            if _part(kept, start, files.read(part)) == part:
+                return part
+    return None
 
 
 def write_vectors(run: Run, folder: str | Path) -> Path:
@@ -104,12 +147,17 @@ def write_vectors(run: Run, folder: str | Path) -> Path:
             f"{model.words}: its scores are no products of a user's and an item's vector."
         )
     folder = files.output(folder)
-    known, point = run.data.interactions, run.loss.fixed_point(run.sampler)
+    known = run.data.interactions
+    shift = None if run.theorem is None else run.theorem.offset
+    told_of_p = "score − log(β/α)"
+    if shift is None:
+        why = "its p̂ is no σ(score)" if run.theorem is None else "each item has its own, or none"
+        told_of_p = f"not one shift of the scores, because {why}"
     told = {
         "score": "users[u] · items[i] + offset",
         "offset": 0.0 if model.bias is None else float(model.bias.detach()),
-        "logit P": "score − log(β/α)",
-        "log(β/α)": None if point is None else point.offset,
+        "logit P": told_of_p,
+        "log(β/α)": shift,
         "users": "after all that they took, seen items included",
     }
     with files.locked(folder):

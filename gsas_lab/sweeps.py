@@ -347,6 +347,10 @@ def train(
     which is left out of what is returned.
     """
     folder = files.output(folder)
+    if not seconds > 0:  # NaN would never be over
+        raise InputError(f"{seconds:g} seconds are no time to train in: give a number above 0.")
+    if at_once is not None and at_once < 1:
+        raise InputError(f"at_once = {at_once}: choose 1 or more.")
     until = time.monotonic() + seconds
     with files.locked(folder):
         jobs, by_run, _ = _jobs(named)

@@ -183,6 +183,16 @@ def test_a_queue_that_cannot_be_read_is_one_sentence(place, text, message):
         ledger.asked(place / "queue.toml")
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), -5.0, 0.0])
+def test_a_budget_that_is_no_time_is_refused(place, seconds):
+    path = queue(place, (["SASRec"], [1]))
+    with pytest.raises(InputError, match="trains nothing: give a number above 0"):
+        work(place, path, seconds=seconds)
+    named = {each.name: each.settings for each in ledger.asked(path)}
+    with pytest.raises(InputError, match="no time to train in"):
+        sweeps.train(named, place / "sweep", seconds=seconds)
+
+
 def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):
     path = queue(place, (["SASRec"], [1]))
     path.write_text(path.read_text().replace("toy.csv", "gone.csv"))

@@ -9,6 +9,9 @@ from scipy.special import expit, logit
 from gsas_lab import evidence, interactions, repairs, runs, splits
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Data
+from gsas_lab.losses import BPR, GBCE, Loss
+from gsas_lab.settings import Settings
+from gsas_lab.theory import FixedPoint
 from gsas_lab.worlds import World
 
 
@@ -18,6 +21,9 @@ class Drifting:
 
     data: Data
     since: int = 9
+    loss: Loss = GBCE(1.0)
+    settings: Settings = Settings(loss="bpr")
+    theorem: FixedPoint | None = None
 
     def scores(self, held):
         shift = np.where(held.histories.lengths >= self.since, 3.0, 2.0)
@@ -86,6 +92,34 @@ def test_a_month_of_a_large_catalogue_is_a_sample_that_is_the_same_each_time():
     table = evidence.over_time(run, most=60 * 40)
     assert list(table["clicks"]) == [40] * 6
     assert table.equals(evidence.over_time(run, most=60 * 40))
+
+
+def test_months_with_too_few_clicks_and_scores_without_probabilities_are_a_sentence():
+    run = drifting()
+    for most in (0, 2.5, float("nan")):
+        with pytest.raises(InputError, match="most must be 1 or more"):
+            evidence.over_time(run, most=most)
+    known = run.data.interactions
+    late = Data(known, splits.by_time(known, "2010-01-01", 50))  # twenty clicks
+    with pytest.raises(InputError, match="no month after the cut has 30 clicks"):
+        evidence.over_time(replace(run, data=late))
+    pairwise = replace(run, loss=BPR())
+    with pytest.raises(InputError, match="there is no p̂ to judge"):
+        evidence.over_time(pairwise)
+    with pytest.raises(InputError, match="use choose_repair"):
+        evidence.recalibrations(replace(run, theorem=None))
+    table = evidence.over_time(pairwise, repairs.Logistic(1.0, -2.0))
+    assert table["raw"].isna().all() and table["repaired"].notna().all()
+
+
+def test_a_repair_by_group_of_the_items_lasts_too():
+    run = drifting()
+    by = repairs.by_group(evidence.pairs(run, run.data.split.validation))
+    table = evidence.over_time(run, by)
+    assert table["repaired"].iloc[0] == pytest.approx(1, abs=0.05)
+    other = replace(by, items=by.items[:-1])
+    with pytest.raises(InputError, match="groups of 59 items, and this catalogue has 60"):
+        evidence.over_time(run, other)
 
 
 def test_data_without_times_say_so(small_world):

@@ -316,6 +316,9 @@ BAD = {
     "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
     "        x = self.item_embedding(items)\n        return x + x.mean(1, keepdim=True)":
         "to the right",
+    "@register('x')\nclass X(Encoder):\n    def forward(self, items, p=None, s=None):\n"
+    "        x = self.item_embedding(items)\n        return x + x.mean(0, keepdim=True)":
+        "beside another one",
     "@register('x')\nclass X(Encoder):\n    packed = True\n"
     "    def forward(self, items, p=None, s=None):\n"
     "        return self.item_embedding(items).cumsum(1)": "run into the next one",

@@ -229,6 +229,16 @@ def test_a_table_that_does_not_fit_is_refused_before_it_is_made():
         rows.check_memory(10**9, 64, 2, "adagrad", cpu)
 
 
+def test_a_model_that_does_not_fit_is_refused_before_it_is_made(small_world):
+    small_world = replace(small_world, d=16, max_length=12)
+    for change in ({}, {"blocks": 3}, {"model": "mf", "loss": "bpr"}):
+        made = assemble(replace(small_world, **change))
+        assert made.weights == sum(weight.numel() for weight in made.model().parameters())
+    for change in ({"d": 10**6}, {"max_length": 10**10}, {"d": 4096, "blocks": 10**6}):
+        with pytest.raises(InputError, match="weights and their gradients need [0-9,.]+ GB, and"):
+            runs.train(replace(small_world, **change))
+
+
 def test_a_decay_that_leaves_nothing_is_refused():
     with pytest.raises(InputError, match="leaves nothing of a row"):
         rows.RowOptimizer("adagrad", [table()], 0.5, 2.0)

@@ -1,6 +1,7 @@
 """Recommendations for everybody: as for one, whatever kills the call; vectors that give the scores."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -77,6 +78,24 @@ def test_a_repair_gives_the_probabilities_and_keeps_the_order(small_world, tmp_p
         np.testing.assert_allclose(made["probability"][15:20], one, rtol=1e-4)
 
 
+def test_a_repair_by_group_goes_by_the_items_that_are_shown(small_world, tmp_path, parts, route):
+    run = runs.train(replace(small_world, epochs=1))
+    n_items = run.data.split.n_items
+    groups = tuple(str(item % 3) for item in range(n_items))
+    repair = repairs.ByGroup(("0", "1", "2"), (-3.0, 0.0, 3.0), 0.0, groups)
+    for n in (5, n_items):  # as wide as the catalogue, and in the order of the ranks
+        path = serving.recommend_all(run, tmp_path / f"{n}.parquet", n, False, repair)
+        found = pd.read_parquet(path)
+        history = run.data.interactions.history(3).tolist()
+        one = run.recommend(history, n, False, repair)["probability"]
+        np.testing.assert_allclose(found["probability"][3 * n : 4 * n], one, rtol=1e-4)
+    other = replace(repair, items=groups[:-1])
+    with pytest.raises(InputError, match="groups of 59 items, and this catalogue has 60"):
+        serving.recommend_all(run, tmp_path / "other.parquet", 5, repair=other)
+    with pytest.raises(InputError, match="groups of 59 items, and this catalogue has 60"):
+        run.recommend(history, repair=other)
+
+
 def test_matrix_factorisation_serves_its_users(small_world, tmp_path, parts, route):
     run = runs.train(replace(small_world, epochs=1, model="mf", loss="bpr"))
     found = pd.read_parquet(serving.recommend_all(run, tmp_path / "a.parquet", 3))
@@ -113,6 +132,70 @@ def test_a_killed_call_goes_on_after_its_last_part(small_world, tmp_path, monkey
     serving.recommend_all(run, path, 4)
     assert made == [0, 70, 140, 140, 210, 280] and path.read_bytes() == whole
     assert not (tmp_path / "recs.parquet.parts").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-30],
+        lambda content: b"",
+        lambda content: b"hello",
+        lambda content: content[:99] + bytes([content[99] ^ 8]) + content[100:],
+    ],
+)
+def test_a_part_that_was_damaged_since_is_made_again(small_world, tmp_path, parts, damage):
+    run = runs.train(replace(small_world, epochs=1))
+    whole = serving.recommend_all(run, tmp_path / "whole.parquet", 4).read_bytes()
+    path, kept = tmp_path / "recs.parquet", tmp_path / "recs.parquet.parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving.files, "write", _first_three(serving.files.write))
+        with pytest.raises(KeyboardInterrupt):
+            serving.recommend_all(run, path, 4)
+    part = sorted(kept.glob("*.parquet"))[1]
+    part.write_bytes(damage(part.read_bytes()))
+    assert serving.recommend_all(run, path, 4).read_bytes() == whole and not kept.exists()
+    kept.mkdir()
+    (kept / part.name).write_bytes(b"")
+    with pytest.raises(InputError, match="parts of nobody knows what"):
+        serving.recommend_all(run, path, 4)
+
+
+def _first_three(write):
+    made = []
+
+    def killed(path, content):
+        if path.suffix == ".parquet":
+            made.append(path)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    return killed
+
+
+def test_only_recommendations_are_overwritten(small_world, tmp_path):
+    run = runs.train(replace(small_world, epochs=1))
+    data = tmp_path / "data.csv"
+    data.write_text("user,item", encoding="utf-8")
+    pd.DataFrame({"user": [1], "item": [2]}).to_parquet(tmp_path / "data.parquet")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    (tmp_path / "text.parquet").write_text("mine", encoding="utf-8")
+    for name in ("data.parquet", "text.parquet", "pipe.parquet"):
+        with pytest.raises(InputError, match="holds no recommendations and would be overwritten"):
+            serving.recommend_all(run, tmp_path / name, 3)
+    for path in (data, run.folder / "model.safetensors", tmp_path / "recs"):
+        with pytest.raises(InputError, match="let its name end in .parquet"):
+            serving.recommend_all(run, path, 3)
+    assert data.read_text(encoding="utf-8") == "user,item" and not run.damaged()
+    path = serving.recommend_all(run, tmp_path / "a.parquet", 3)
+    assert len(pd.read_parquet(serving.recommend_all(run, path, 2))) == 600
+    with pytest.raises(InputError, match="no repair and would be overwritten"):
+        repairs.save(repairs.Logistic(1.0), data)
+    with pytest.raises(InputError, match="File name too long"):
+        serving.recommend_all(run, tmp_path / ("a" * 300 + ".parquet"), 3)
+    for given in ("no", 0, []):
+        with pytest.raises(InputError, match="give True, False or None"):
+            serving.recommend_all(run, path, 3, given)
 
 
 KILLED = """
