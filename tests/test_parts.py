@@ -426,6 +426,7 @@ def test_names_of_losses_stand_in_no_other_file_than_theirs_and_the_recipes():
                     found.setdefault(path.name, set()).add(getattr(node, field))
     assert found.pop("settings.py") == {"bce"}  # the default: the paper's SASRec
     assert found.pop("losses.py") == {*LOSSES} | classes
+    assert found.pop("figures.py") == {"softmax"}  # of a curve in a legend
     assert {*found} <= {"recipes.py", "paper.py", "documents.py"}, found
 
 
