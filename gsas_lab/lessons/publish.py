@@ -191,7 +191,9 @@ def write_document(source: Path, page: Path) -> str:
     """A Markdown file -> one HTML page; its first heading is returned."""
     text = source.read_text(encoding="utf-8")
     heading = re.findall(r"^# +(.+)$", text, re.MULTILINE)[0].strip()
-    write_page(page, heading, f'{_CONTENTS}<main class="text_cell">{markdown(text)}</main>')
+    body = markdown(text).replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")  # which scrolls where the page is narrow
+    write_page(page, heading, f'{_CONTENTS}<main class="text_cell">{body}</main>')
     return heading
 
 

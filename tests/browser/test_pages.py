@@ -128,6 +128,21 @@ def test_explorers_with_data_are_legible_and_cut_nowhere(page, tmp_path, width):
     _screenshot(page, f"explorers-{width}")
 
 
+def test_the_plan_of_the_course_can_be_read_on_a_phone(page, tmp_path):
+    from gsas_lab.lessons import publish
+
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    publish.write_document(docs / "course.md", tmp_path / "course.html")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto((tmp_path / "course.html").as_uri())
+    for box in page.locator("div.table").all():
+        assert box.evaluate("e => e.getBoundingClientRect().right <= 390")
+    plan = page.locator("div.table").nth(1)
+    plan.evaluate("e => { e.scrollLeft = 10_000; }")
+    last = plan.locator("thead th").last
+    assert last.evaluate("e => e.getBoundingClientRect().right <= 391")  # scrolled into view
+
+
 def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
     import nbformat
 
