@@ -7,10 +7,11 @@ known by its settings and the file that it read, so that a row stands for it on 
 
 import io
 import math
+import re
 import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gsas_lab.settings import OF_DATA, Settings
 
 QUEUE = results.REFERENCE / "queue.toml"
 LONGEST = 4  # times the passes that a stage asks for: no run is lengthened beyond
+_FREE = {item.name for item in fields(Settings)} - {"dataset", "seed"}  # what a stage may change
 _OF_STAGE = ("sweep", "runs", "title", "into", "seeds", "dataset", "profile")
 
 
@@ -68,10 +70,13 @@ def asked(queue: Path = QUEUE) -> list[Asked]:
 
     InputError for a stage that cannot be read, names an unknown sweep, run or key.
     """
+    data = files.read(queue)
     try:
-        stages = tomllib.loads(files.read(queue).decode())["stage"]
-    except (ValueError, KeyError) as error:
+        stages = tomllib.loads(data.decode("utf-8-sig"))["stage"]  # Windows editors leave a BOM
+    except (ValueError, KeyError, RecursionError) as error:
         raise InputError(f"{queue} is no queue: {error}.") from None
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise InputError(f"{queue} is no queue: write its stages as [[stage]] tables.")
     found: dict[Asked, None] = {}
     for number, stage in enumerate(stages, 1):
         try:
@@ -84,10 +89,20 @@ def asked(queue: Path = QUEUE) -> list[Asked]:
 def _of_stage(stage: dict[str, Any]) -> Iterable[Asked]:
     dataset, profile = stage.get("dataset", "ml-1m"), stage.get("profile", "quick")
     over = {name: value for name, value in stage.items() if name not in _OF_STAGE}
+    if unknown := [name for name in over if name not in _FREE]:
+        raise InputError(f"unknown key '{unknown[0]}': it is neither a stage's nor a setting.")
+    for name in ("seeds", "runs"):
+        if name in stage and not (isinstance(stage[name], list) and stage[name]):
+            raise InputError(f"{name} = {stage[name]!r}: write a list, such as [1, 2].")
+    if not isinstance(stage.get("title", ""), str):
+        raise InputError(f"title = {stage['title']!r} is no text.")
+    for name in (stage["sweep"], stage.get("into", "a"), Path(str(dataset)).stem):
+        if not re.fullmatch(r"\w[\w.+ -]*", str(name)):
+            raise InputError(f"'{name}' is no name of a sweep or a folder below outputs/reference.")
     grid = results.SWEEPS / f"{stage['sweep']}.toml"
     named = sweeps.read(grid, dataset=dataset, profile=profile)
     for name in stage.get("runs", named):
-        if name not in named:
+        if str(name) not in named:
             raise InputError(f"{grid.name} has no run '{name}'.")
         system = ", ".join(filter(None, [name, stage.get("title")]))
         for seed in stage["seeds"]:
@@ -118,7 +133,12 @@ class Ledger:
             row: dict[str, Any] = {str(k): v for k, v in found.table.loc[name].items()}
             row |= asdict(settings)
             history = found.histories.get(name)
-            key = _key(settings, told["protocol"]["sha256"])
+            sha256 = told.get("protocol", {}).get("sha256")
+            if not isinstance(sha256, str):
+                raise InputError(
+                    f"{folder / 'sweep.json'} does not say what '{name}' was trained on."
+                )
+            key = _key(settings, sha256)
             own = str(folder.relative_to(self.reference))
             measured = Measured(row, told, history, ranks, own_curves.get(name))
             self._rows.setdefault(key, {})[own] = measured
@@ -143,11 +163,18 @@ def _key(settings: Settings, data: str) -> tuple[Settings, str]:
 
 
 def curves(folder: Path) -> dict[str, pd.DataFrame]:
-    """`curve_of` each of a folder's runs that has one, by the row's name."""
-    if not (folder / sweeps.CURVES).exists():
+    """`curve_of` each of a folder's runs that has one, by the row's name; InputError if damaged."""
+    path = folder / sweeps.CURVES
+    if not path.exists():
         return {}
-    table = pd.read_csv(io.BytesIO(files.read(folder / sweeps.CURVES)))
-    parts = table.groupby("name", sort=False)
+    try:
+        table = pd.read_csv(io.BytesIO(files.read(path)))
+        table.drop(columns="name").astype(float)  # raises where there are no numbers
+        parts = table.groupby("name", sort=False)
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): restore it, or delete its folder."
+        ) from None
     return {str(name): p.drop(columns="name").reset_index(drop=True) for name, p in parts}
 
 

@@ -168,6 +168,9 @@ def test_what_a_folder_measured_itself_goes_before_what_another_did(place):
     assert row.row["run"] == "of tiny"
 
 
+GOOD = '[[stage]]\nsweep = "tiny"\nseeds = [1]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -175,6 +178,19 @@ def test_what_a_folder_measured_itself_goes_before_what_another_did(place):
         ("[[stage]]\nseeds = [1]", "stage 1: 'sweep'"),
         ('[[stage]]\nsweep = "tiny"\nruns = ["SAS"]\nseeds = [1]', "has no run 'SAS'"),
         ('[[stage]]\nsweep = "tinny"\nseeds = [1]', "stage 1: .*tinny.toml"),
+        ("stage = 5", r"write its stages as \[\[stage\]\] tables"),
+        ('[stage]\nsweep = "tiny"', r"write its stages as \[\[stage\]\] tables"),
+        ("x = " + "[" * 5000, "is no queue"),
+        (GOOD.replace("[1]", "1"), "seeds = 1: write a list"),
+        (GOOD.replace("[1]", "[]"), r"seeds = \[\]: write a list"),
+        (GOOD + "runs = 3", "runs = 3: write a list"),
+        (GOOD + 'runs = [["SASRec"]]', "has no run"),
+        (GOOD + "title = 5", "title = 5 is no text"),
+        (GOOD + "colour = 5", "unknown key 'colour'"),
+        (GOOD + "seed = 5", "unknown key 'seed'"),
+        (GOOD + 'into = "../../x"', "is no name of a sweep or a folder"),
+        (GOOD + 'into = ""', "is no name of a sweep or a folder"),
+        (GOOD + 'dataset = ""', "is no name of a sweep or a folder"),
     ],
 )
 def test_a_queue_that_cannot_be_read_is_one_sentence(place, text, message):
@@ -191,6 +207,28 @@ def test_a_budget_that_is_no_time_is_refused(place, seconds):
     named = {each.name: each.settings for each in ledger.asked(path)}
     with pytest.raises(InputError, match="no time to train in"):
         sweeps.train(named, place / "sweep", seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("curves.csv", lambda data: b"", "curves.csv is damaged"),
+        ("curves.csv", lambda data: b"\xff\xfe" * 9, "curves.csv is damaged"),
+        ("curves.csv", lambda data: data.replace(b"name", b"nam"), "curves.csv is damaged"),
+        ("curves.csv", lambda data: data.replace(b"0.", b"x."), "curves.csv is damaged"),
+        ("sweep.json", lambda data: data.replace(b"sha256", b"sha"), "was trained on"),
+    ],
+)
+def test_a_row_that_was_edited_is_one_sentence(place, name, damage, words):
+    """Its checksum too: who edits a folder may seal it again."""
+    folder = place / "reference" / "ml-1m" / "disagreements"
+    shutil.copytree(ROOT / "outputs" / "reference" / "ml-1m" / "disagreements", folder)
+    assert ledger.Ledger(place / "reference")
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    sweeps.seal(folder)
+    with pytest.raises(InputError, match=words) as error:
+        ledger.Ledger(place / "reference")
+    assert "\n" not in str(error.value)
 
 
 def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):
