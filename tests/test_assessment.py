@@ -1,5 +1,7 @@
 """Claims about the assessment: each planted fault is found as docs/assessment.md says."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,3 +95,15 @@ def test_a_table_tells_its_fault_by_nothing_but_its_numbers():
 def test_what_cannot_be_made_is_refused(tmp_path, students, fault):
     with pytest.raises(InputError):
         assessment.write(tmp_path / "x", students) if students < 1 else assessment.sheet(fault, 1)
+
+
+def test_the_two_tables_of_session_3_say_what_the_plan_says(tmp_path):
+    key = pd.read_csv(assessment.write(tmp_path, 5, 0)).set_index("student")["fault"]
+    plan = (Path(__file__).resolve().parent.parent / "docs" / "course.md").read_text("utf-8")
+    assert key["student-04"] == "offset" and key["student-05"] == "slope"
+    offset, slope = (
+        _found(pd.read_csv(tmp_path / name / "scores.csv"), n_items=100)
+        for name in ("student-04", "student-05")
+    )
+    assert f"an offset of {offset.offset:.2f} and a slope of {offset.slope:.2f}, so" in plan
+    assert round(99 * np.exp(-offset.offset)) == 4 and f"a slope of {slope.slope:.2f}, and" in plan
