@@ -153,8 +153,9 @@ def pairs(run: runs.Run, held: Holdout) -> repairs.Pairs:
 
 def probabilities(run: runs.Run, held: Holdout, repair: repairs.Repair | None = None) -> np.ndarray:
     """p̂ of each user of a holdout, or what a repair makes of it: (users, n_items), 0 for what may not
-    be recommended.
+    be recommended. InputError for a loss without p̂ (BPR) and no repair.
     """
+    _require_p(run, repair)
     split = run.data.split
     logits = run.logits(run.scores(held))
     may = held.candidates(split.n_items, split.protocol.exclude_seen)
@@ -188,11 +189,7 @@ def over_time(
     Months with fewer than 30 clicks are left out; times that are no dates are cut into twelve parts.
     InputError where no month has as many. A loss without p̂ (BPR) needs a repair, and its raw is NaN.
     """
-    if run.loss.link is None and repair is None:
-        raise InputError(
-            f"{run.settings.name} learns differences of scores: there is no p̂ to judge, so give a "
-            "repair."
-        )
+    _require_p(run, repair)
     most = whole_number("most", most)
     split, known = run.data.split, run.data.interactions
     held, when = splits.after(known, split, most=1_000_000)
@@ -233,6 +230,14 @@ def over_time(
             "choose an earlier split_at."
         )
     return pd.DataFrame(rows, columns="month clicks raw repaired offset low high new".split())
+
+
+def _require_p(run: runs.Run, repair: repairs.Repair | None) -> None:
+    if run.loss.link is None and repair is None:
+        raise InputError(
+            f"{run.settings.name} learns differences of scores: there is no p̂ to judge, so give a "
+            "repair."
+        )
 
 
 def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:

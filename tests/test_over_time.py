@@ -106,6 +106,8 @@ def test_months_with_too_few_clicks_and_scores_without_probabilities_are_a_sente
     pairwise = replace(run, loss=BPR())
     with pytest.raises(InputError, match="there is no p̂ to judge"):
         evidence.over_time(pairwise)
+    with pytest.raises(InputError, match="there is no p̂ to judge"):
+        evidence.probabilities(pairwise, late.split.test)
     with pytest.raises(InputError, match="use choose_repair"):
         evidence.recalibrations(replace(run, theorem=None))
     table = evidence.over_time(pairwise, repairs.Logistic(1.0, -2.0))
