@@ -302,6 +302,28 @@ def _check_probabilities(prob: np.ndarray) -> None:
         raise InputError(f"prob must lie between 0 and 1, not between {low} and {high}; pass σ(s).")
 
 
+def by_prior(
+    prior: ArrayLike, prob: ArrayLike, point: FixedPoint, fewest: int = 200
+) -> pd.DataFrame:
+    """Learned σ(s) beside Theorem 5.1's in bins of the true P, ten a decade. Any shape; all pairs.
+
+    Columns: prior, theory (Eq. (10)) and predicted, each the mean of a bin, and pairs. Rows ascend;
+    bins with fewer than `fewest` pairs are left out, and so are pairs with P = 0.
+    """
+    parts = {"prior": prior, "theory": point.probability(np.asarray(prior)), "predicted": prob}
+    can = np.asarray(prior) > 0  # P = 0 has no decade
+    flat = {name: np.asarray(values, float)[can] for name, values in parts.items()}
+    place = np.floor(10 * np.log10(flat["prior"])).astype(int)
+    place -= place.min(initial=0)
+    count = np.bincount(place)
+    enough = count >= fewest
+    means = {
+        name: np.bincount(place, weights=values)[enough] / count[enough]
+        for name, values in flat.items()
+    }
+    return pd.DataFrame(means | {"pairs": count[enough]})
+
+
 def deviation_from_theory(
     prior: ArrayLike,
     prob: ArrayLike,
@@ -310,23 +332,17 @@ def deviation_from_theory(
 ) -> dict[str, float]:
     """Learned σ(s) against Theorem 5.1's curve over the true P: (users, n_items), all pairs.
 
-    max_binned: largest |mean learned − mean of Eq. (10)| over bins of P, ten a decade, with at
-    least `fewest` pairs: single predictions scatter, their mean must not; NaN where there is no such
-    bin. max_item: the same over the items, each a mean over users. Also r2, mean_abs and max_abs of
-    single pairs against the curve (`distance_to_truth`).
+    max_binned: largest |mean learned − mean of Eq. (10)| of `by_prior`'s bins: single predictions
+    scatter, their mean must not; NaN where there is no such bin. max_item: the same over the items,
+    each a mean over users. Also r2, mean_abs and max_abs of single pairs against the curve
+    (`distance_to_truth`).
     """
     theory = point.probability(np.asarray(prior))
     single = distance_to_truth(prob, theory)
     gaps = np.asarray(prob, float) - theory  # (users, n_items)
-    flat = np.asarray(prior, float).ravel()
-    can = flat > 0  # P = 0 has no decade
-    place = np.floor(10 * np.log10(flat[can])).astype(int)
-    place -= place.min(initial=0)
-    count = np.bincount(place)
-    gap = np.bincount(place, weights=gaps.ravel()[can])
-    enough = count >= fewest
+    bins = by_prior(prior, prob, point, fewest)
     return {
-        "max_binned": float(np.abs(gap[enough] / count[enough]).max()) if enough.any() else np.nan,
+        "max_binned": float((bins["predicted"] - bins["theory"]).abs().max()),
         "max_item": float(np.abs(gaps.mean(axis=0)).max()),
         **single,
     }

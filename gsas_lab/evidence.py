@@ -1,7 +1,7 @@
 """Runs -> the tables and curves of the notebooks and of outputs/reference, each with what made it."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,13 +278,34 @@ def recovered_sum(run: runs.Run, users: int = 2000) -> float:
     return float(prior.sum(axis=1).mean())
 
 
-def at_scale(
-    experiment: Experiment, model: Model, users: int = 300, seen: int = 50
-) -> dict[str, float]:
-    """A model against the truth in a known-truth world of any size, a few test users at a time.
+@dataclass(frozen=True)
+class AtScale:
+    """A model beside the truth in a known-truth world of any size, see `at_scale`."""
 
-    `calibration.deviation_from_theory` for the items that training took at least `seen` times, and
-    "ΣP told": the scores' P(i) summed over the whole catalogue, mean over users, which should be 1.
+    prior: np.ndarray  # (users, items) float32: the true P of what training took often enough
+    prob: np.ndarray  # (users, items) float32: the model's σ(s)
+    told: np.ndarray  # (users,) the scores' P(i) summed over the whole catalogue, which should be 1
+    point: FixedPoint
+
+    @property
+    def bins(self) -> pd.DataFrame:
+        """`calibration.by_prior`."""
+        return calibration.by_prior(self.prior, self.prob, self.point)
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """users, items, `calibration.deviation_from_theory`, and "ΣP told", the mean over users."""
+        return {
+            "users": len(self.prior),
+            "items": self.prior.shape[1],
+            **calibration.deviation_from_theory(self.prior, self.prob, self.point),
+            "ΣP told": float(self.told.mean()),
+        }
+
+
+def at_scale(experiment: Experiment, model: Model, users: int = 300, seen: int = 50) -> AtScale:
+    """The first test users and the items that training took at least `seen` times, some at a time.
+
     Memory: 8 · users · (items seen so often) bytes, and a few rows of the catalogue.
     """
     data, world = experiment.data, experiment.data.interactions.world
@@ -308,12 +329,7 @@ def at_scale(
             found = experiment.loss.prior(each[1:], experiment.sampler)
             told[row] = np.nan if found is None else found.sum(dtype=np.float64)
     prior *= world.within_genre[often]
-    return {
-        "users": len(held.users),
-        "items": len(often),
-        **calibration.deviation_from_theory(prior, prob, point),
-        "ΣP told": float(told.mean()),
-    }
+    return AtScale(prior, prob, told, point)
 
 
 def write_evidence(dataset: str, folder: Path) -> Path:

@@ -56,6 +56,7 @@ FILES = (
     "metrics.json",
 )
 MADE_AGAIN = {"ranks.npy", "metrics.json"}  # which follow from the others
+_SUMMED = 1000  # users whose Σp stands for everybody's in a large catalogue
 
 
 @dataclass(frozen=True)
@@ -556,11 +557,17 @@ def _catalogue(experiment: Experiment, model: Model) -> dict[str, Any]:
 
 
 def _evaluation(experiment: Experiment, model: Model, trained: dict[str, Any]) -> dict[str, bytes]:
-    """The test users ranked: contents of ranks.npy and metrics.json."""
+    """The test users ranked: contents of ranks.npy and metrics.json.
+
+    Where the catalogue is so large that it is scanned, Σp is that of the first thousand users.
+    """
     split, link = experiment.split, experiment.loss.link
-    outcome = ranking.examine(model, split.test, split.protocol.exclude_seen, link=link)
-    low, high = metrics.bootstrap_interval(metrics.ndcg(outcome.ranks, 10))
-    result: dict[str, Any] = metrics.summary(outcome.ranks)
+    test, exclude = split.test, split.protocol.exclude_seen
+    scanned = ranking.scans(model)
+    outcome = ranking.examine(model, test.first(_SUMMED) if scanned else test, exclude, link=link)
+    ranks = ranking.ranks(model, test, exclude) if scanned else outcome.ranks
+    low, high = metrics.bootstrap_interval(metrics.ndcg(ranks, 10))
+    result: dict[str, Any] = metrics.summary(ranks)
     result |= {
         "ndcg@10 95% interval": [low, high],
         "mean sum of p": None if link is None else float(outcome.sums.mean()),
@@ -568,7 +575,7 @@ def _evaluation(experiment: Experiment, model: Model, trained: dict[str, Any]) -
         **trained,
     }
     saved = io.BytesIO()
-    np.save(saved, outcome.ranks.astype(np.int32))
+    np.save(saved, ranks.astype(np.int32))
     return {"ranks.npy": saved.getvalue(), "metrics.json": files.as_json(result)}
 
 

@@ -279,6 +279,20 @@ def test_odd_but_whole_input_has_its_value():
     assert calibration.wilson(np.ones(1), np.full(1, 40.0))[1] == 1
 
 
+def test_bins_of_the_truth_hold_the_theorem_to_what_was_learned():
+    point = theory.FixedPoint(0.1, 0.5)
+    prior = np.repeat([0.0, 2e-4, 0.03, 0.9], [900, 300, 500, 100])
+    learned = point.probability(prior) + 0.02 * (prior == 0.03)
+    found = calibration.by_prior(prior, learned, point)
+    assert found["pairs"].tolist() == [300, 500]  # P = 0 has no bin, 100 are too few
+    np.testing.assert_allclose(found["prior"], [2e-4, 0.03])
+    np.testing.assert_allclose(found["theory"], point.probability(np.array([2e-4, 0.03])))
+    np.testing.assert_allclose(found["predicted"] - found["theory"], [0, 0.02], atol=1e-12)
+    assert calibration.deviation_from_theory(prior, learned, point)["max_binned"] == pytest.approx(
+        0.02
+    )
+
+
 def test_bins_of_equal_hits_show_the_top_that_equal_mass_pools():
     rng = np.random.default_rng(12)
     prob = rng.beta(0.05, 5, 200_000)

@@ -139,7 +139,7 @@ def test_a_few_users_at_a_time_are_judged_as_all_at_once(truth):
     some, prior = truth
     run = runs.train(recipes.systems("known-truth")["gSASRec"])
     made, few = assemble(run.settings), some.first(60)
-    found = evidence.at_scale(made, run.model, users=60, seen=0)
+    found = evidence.at_scale(made, run.model, users=60, seen=0).summary
     scores = run.scores(few)
     wanted = calibration.deviation_from_theory(
         prior[:60], run.probabilities(scores), run.fixed_point
@@ -147,6 +147,6 @@ def test_a_few_users_at_a_time_are_judged_as_all_at_once(truth):
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, rel=1e-3), name
     assert found["ΣP told"] == pytest.approx(run.fixed_point.prior(scores).sum(1).mean(), rel=1e-5)
-    often = evidence.at_scale(made, run.model, users=60, seen=2000)
+    often = evidence.at_scale(made, run.model, users=60, seen=2000).summary
     counts = np.bincount(run.data.split.train.items, minlength=1001)[1:]
     assert often["items"] == (counts >= 2000).sum() < 1000

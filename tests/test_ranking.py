@@ -1,5 +1,7 @@
 """Ranks by counting against a slow literal loop and against ir-measures."""
 
+import io
+import json
 from dataclasses import replace
 
 import ir_measures
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from gsas_lab import metrics, ranking, runs
 from gsas_lab.errors import InputError
+from gsas_lab.experiment import assemble
 from gsas_lab.kernels import native, scan
 from gsas_lab.ranking import rank_of_targets
 
@@ -242,6 +245,21 @@ def test_a_model_ranks_alike_by_both_routes(small_world, monkeypatch):
         first = ranking.first_items(run.model, test, exclude, 9)
         assert np.array_equal(first[0], items)
         np.testing.assert_allclose(first[1], scores, rtol=1e-5)
+
+
+def test_a_run_over_a_large_catalogue_is_judged_by_the_scan(small_world, monkeypatch):
+    run = runs.train(replace(small_world, loss="gbce", theory_start=True))
+    sums = run.outcome.sums
+    monkeypatch.setattr(ranking, "_SCANNED", 1)
+    monkeypatch.setattr(scan, "fast", lambda d: native.load() is not None)
+    monkeypatch.setattr(runs, "_SUMMED", 5)
+    again = runs._evaluation(assemble(run.settings), run.model, {})
+    found = json.loads(again["metrics.json"])
+    assert np.array_equal(np.load(io.BytesIO(again["ranks.npy"])), run.ranks)
+    assert found["ndcg@10"] == run.metrics["ndcg@10"]
+    users = 5 if native.load() else len(sums)
+    assert found["mean sum of p"] == pytest.approx(sums[:users].mean(), rel=1e-6)
+    assert sums[:5].mean() != pytest.approx(sums.mean(), rel=1e-6)
 
 
 def test_no_users_no_ranks():
