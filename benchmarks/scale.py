@@ -8,9 +8,9 @@ The third trains `recipes.million` from nothing (a pass a row, and the clock's s
 the world's generation included), ranks all test users, and holds σ(s) to Theorem 5.1. Killed, it goes
 on after the last whole pass, without the clock of those before.
 
-Of the first two, each row is a process of its own, so that its peak memory is its own. Histories are drawn at random,
-as long as Gowalla's in the mean, so they stand for time and memory and for no quality. `cpu s` counts
-both cores' seconds, and moves less than `s` where a machine has other work.
+Of the first two each row is a process of its own, so that its peak memory is its own. Histories are
+drawn at random, as long as Gowalla's in the mean, so they stand for time and memory and for no
+quality. `cpu s` counts both cores' seconds, and moves less than `s` where a machine has other work.
 """
 
 import json
