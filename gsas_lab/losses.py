@@ -106,7 +106,20 @@ class Loss(ABC):
         scores = scores if bias is None else scores + bias
         if not len(scores):  # a batch of padding alone: nothing, with a gradient of 0
             return (hidden.sum() + table.sum()) * 0.0
-        return self.formula(scores[:, 0], scores[:, 1:])
+        try:
+            return self.formula(scores[:, 0], scores[:, 1:])
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:  # of a part of one's own
+            if isinstance(error, InputError):
+                raise
+            told = f"fails with {scores.shape[1] - 1} negatives ({type(error).__name__}: {error})"
+            raise InputError(
+                f"The loss {self.words} {told}: mend it, or choose another k."
+            ) from error
 
     def at(self, rows: Tensor) -> "Loss":
         """The same loss, called with these rows (R,) of the table alone: see `rows.only`."""

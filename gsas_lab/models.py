@@ -178,7 +178,7 @@ def scalar(start: float | None) -> nn.Parameter | None:
 def build(kind: type[Model], **offered: Any) -> Model:
     """A model with fresh weights, given those of the offered arguments that it asks for.
 
-    InputError for one that asks for something else.
+    InputError for one that asks for something else, or cannot be made of these.
     """
     asked = inspect.signature(kind).parameters
     for name, argument in asked.items():
@@ -187,7 +187,13 @@ def build(kind: type[Model], **offered: Any) -> Model:
                 f"The model {kind.__name__} asks for {name}, which nobody has: its constructor may "
                 f"ask for {', '.join(offered)}."
             )
-    return kind(**{name: value for name, value in offered.items() if name in asked})
+    try:
+        return kind(**{name: value for name, value in offered.items() if name in asked})
+    except (AssertionError, ValueError, TypeError, LookupError) as error:
+        if isinstance(error, InputError):
+            raise
+        told = f"({type(error).__name__}: {error}): mend it, or choose other sizes."
+        raise InputError(f"The model {kind.__name__} cannot be made {told}") from error
 
 
 class Dropout(nn.Module):

@@ -389,6 +389,22 @@ def test_a_loss_without_a_fixed_point_has_none_and_raises_nothing(formula):
     assert made().fixed_point(PositiveExcluded(4, 50)) is None
 
 
+def test_a_part_that_fails_at_other_sizes_than_its_check_is_one_sentence(small_world, tmp_path):
+    path = tmp_path / "sizes.py"
+    text = "@register('two')\nclass Two(Loss):\n    def formula(self, p, n):\n"
+    text += "        return (n.topk(2).values.sum(-1) - p).mean()\n"
+    text += "@register('heads')\nclass Heads(Encoder):\n    def __init__(self, n_items, d, max_length):\n"
+    text += "        super().__init__(n_items, d, max_length)\n"
+    text += "        self.layer = torch.nn.MultiheadAttention(d, 8)\n"
+    text += "    def forward(self, items, p=None, s=None): return self.item_embedding(items)\n"
+    path.write_text(HEAD + text, encoding="utf-8")
+    parts.load(path)
+    with pytest.raises(InputError, match=r"The loss Two fails with 1 negatives \(RuntimeError"):
+        runs.train(replace(small_world, loss="two", k=1))
+    with pytest.raises(InputError, match=r"The model Heads cannot be made \(AssertionError"):
+        runs.train(replace(small_world, model="heads", d=9))
+
+
 def test_a_part_that_is_registered_again_takes_the_place_of_the_first(mine):
     first = MODELS["gru"]
     parts.load(MINE)
