@@ -17,7 +17,7 @@ from gsas_lab.calibration import numbers
 from gsas_lab.errors import InputError, whole_number
 from gsas_lab.worlds import World
 
-SIZES = {500: 8, 5_000: 2, 50_000: 1}  # users, and how often each is drawn anew
+SIZES = {500: 40, 5_000: 20, 50_000: 5}  # users, and how often each is drawn anew
 WORLD = World(n_items=200)
 COLUMNS = ["fault", "users", "measure", "repeats", "detected", "value", "chance", "truth"]
 
@@ -175,3 +175,15 @@ def shown(table: pd.DataFrame, users: int) -> pd.DataFrame:
         raise InputError(f"There is no table for {users:,} users: choose one of {sizes}.")
     wide = own.pivot(index="measure", columns="fault", values="detected")
     return wide.loc[list(dict.fromkeys(own["measure"])), list(dict.fromkeys(own["fault"]))]
+
+
+def fewest(table: pd.DataFrame, share: float = 0.8) -> pd.DataFrame:
+    """The fewest users with which each measure (rows) detected each fault (columns) in at least that
+    share of the populations, as text; "–" where no number of users in the table sufficed.
+    """
+    found = {n: shown(table, n) >= share for n in sorted(set(table["users"]), reverse=True)}
+    enough = next(iter(found.values())).astype(object)
+    enough[:] = "–"
+    for users, seen in found.items():
+        enough[seen] = f"{users:,}"
+    return enough

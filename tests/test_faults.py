@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import faults
+from gsas_lab import faults, results
 from gsas_lab.errors import InputError
 from gsas_lab.lessons import break_it
 
@@ -111,3 +111,29 @@ def test_the_static_form_has_a_frame_for_each_step_and_the_live_one_four_sliders
     before = list(figure.data[0].x)
     sliders.children[0].value = 1.0
     assert list(figure.data[0].x) != before
+
+
+def test_the_fewest_users_that_see_a_fault():
+    rows = [("shift", 50, "ECE", 0.75), ("shift", 500, "ECE", 0.8), ("none", 500, "ECE", 0.0)]
+    rows += [("none", 50, "ECE", 0.0), ("shift", 50, "by rank", 1.0), ("none", 50, "by rank", 0.1)]
+    rows += [("shift", 500, "by rank", 1.0), ("none", 500, "by rank", 0.0)]
+    table = pd.DataFrame(
+        [{name: 0.0 for name in faults.COLUMNS} | {"fault": f, "users": n, "measure": m, "detected": d}
+         for f, n, m, d in rows]
+    )  # fmt: skip
+    enough = faults.fewest(table)
+    assert enough.loc["ECE"].to_dict() == {"shift": "500", "none": "–"}
+    assert enough.loc["by rank"].to_dict() == {"shift": "50", "none": "–"}
+    assert faults.fewest(table, 0.75).loc["ECE", "shift"] == "50"
+
+
+def test_the_committed_table_holds_each_fault_at_each_size_and_rarely_cries_for_nothing():
+    table = pd.read_csv(results.REFERENCE / "calibration" / "detection.csv")
+    sizes = {n: set(own["repeats"]) for n, own in table.groupby("users")}
+    assert sizes == {n: {repeats} for n, repeats in faults.SIZES.items()}
+    for users in faults.SIZES:
+        wide = faults.shown(table, users)
+        assert list(wide.columns) == list(faults.FAULTS) and not wide.isna().any(axis=None)
+        assert "Brier miscalibration" in wide.index
+    alone = table[(table["fault"] == "none") & table["detected"].notna()]
+    assert np.average(alone["detected"], weights=alone["repeats"]) < 0.1
