@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import files, results, runs, sweeps
+from gsas_lab import files, parts, results, runs, sweeps
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
 
@@ -53,6 +53,30 @@ def fresh(place, monkeypatch, tmp_path):
     """A folder for a sweep whose runs were never trained."""
     monkeypatch.setenv("GSAS_LAB_RUNS", str(tmp_path / "runs"))
     return tmp_path
+
+
+FAULTY = """
+from gsas_lab.parts import register
+from gsas_lab.samplers import PositiveExcluded
+
+class Fault(BaseException):
+    pass
+
+@register("faulty")
+class Faulty(PositiveExcluded):
+    def draw(self, asked, generator=None):
+        if self.n_items == 60:  # as tiny.csv has, and the check of parts has not
+            raise Fault("nobody expects it")
+        return super().draw(asked, generator)
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """A sampler that ends its process when it trains."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    parts.load(tmp_path / "faulty.py")
+    return "faulty"
 
 
 def grid(place, text=GRID, **over):
@@ -299,14 +323,16 @@ def test_a_killed_sweep_goes_on_and_ends_as_an_uninterrupted_one(place, whole, f
     pd.testing.assert_frame_equal(table.drop(columns=CLOCKS), whole[0].drop(columns=CLOCKS))
 
 
-def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(place, whole, fresh):
+def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(
+    place, whole, fresh, faulty
+):
     named = {name: replace(s, epochs=150) for name, s in grid(place).items()}
     named["once"], named["twice"], *_ = named.values()
     named = {name: named[name] for name in ("once", "twice")}
     named |= {
         "whole": grid(place)[NAMES[3]],
         "too many": replace(grid(place)[NAMES[0]], k=500),
-        "too wide": replace(grid(place)[NAMES[0]], max_length=1 << 40),
+        "faulty": replace(grid(place)[NAMES[0]], sampler=faulty),
         "no data": replace(grid(place)[NAMES[0]], dataset="nowhere.csv"),
     }
     folders = {
@@ -332,10 +358,10 @@ def test_a_run_whose_worker_dies_is_tried_once_more_and_the_others_go_on(place, 
     assert error[["once", "whole"]].isna().all()
     assert "killed by signal 9 twice: probably out of memory" in error["twice"]
     assert "choose k from 1 to 59" in error["too many"] and "nowhere.csv" in error["no data"]
-    log = fresh / "sweep" / f"{table['run']['too wide']}.log"
-    assert error["too wide"].startswith("Failed twice (") and str(log) in error["too wide"]
+    log = fresh / "sweep" / f"{table['run']['faulty']}.log"
+    assert error["faulty"].startswith("Failed twice (") and str(log) in error["faulty"]
     assert log.read_text().count("Traceback") == 2, "tried once more, and both errors are kept"
-    assert "nan" not in str(error["too wide"]) and "\n" not in error["too wide"]
+    assert "nan" not in str(error["faulty"]) and "\n" not in error["faulty"]
 
 
 def test_a_sweep_that_is_interrupted_stops_its_workers(place, fresh):
@@ -440,9 +466,9 @@ def test_a_sweep_goes_to_a_home(place, whole, fresh, monkeypatch):
 # --- on a cluster ---------------------------------------------------------------------------------
 
 
-def test_a_cluster_trains_the_same_runs_into_the_same_table(place, whole, fresh):
+def test_a_cluster_trains_the_same_runs_into_the_same_table(place, whole, fresh, faulty):
     first = grid(place)[NAMES[0]]
-    named = {NAMES[0]: first, "too wide": replace(first, max_length=1 << 42)}
+    named = {NAMES[0]: first, "faulty": replace(first, sampler=faulty)}
     named = dict(list(named.items())[: sweeps._cores()])
     seen = []
     table = sweeps.run(named, fresh / "sweep", cluster={"cluster": "local"}, show=seen.append)
