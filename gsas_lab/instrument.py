@@ -6,12 +6,12 @@ logit, and what is resampled is the sum of hit − p̂ in each user's cells. Bin
 unions of cells; smooth ECE and CORP see nothing finer than a cell.
 
 A measure of error is a norm of these gaps, so that noise alone makes it positive, and the usual
-bootstrap fails. Its interval is found by inversion: c times the measured gaps, plus the noise of
-resampled users, gives the measure a distribution for each c >= 0; those c belong to the interval for
-which the measured value lies between the 2.5 % and 97.5 % points. It begins at 0 where users' noise,
-or chance, explains the value. One direction of gaps is all that are measured, another those of the bins
-that stand out by two standard errors (errors may be everywhere, or in one bin among twenty): the
-interval holds both. For CORP the gaps are those of the isotonic fit, see `redrawn`.
+bootstrap fails. Its interval is found by inversion: gaps, plus the noise of resampled users, give the
+measure a distribution, and that belongs to the interval for which the measured value lies between its
+2.5 % and 97.5 % points. What noise adds depends on how the error is spread over the bins, which few
+users cannot tell; so each end supposes what is worst for it (see `Cells.completed`). The lower end is
+0 where users' noise, or chance, explains the value, and never below the mean gap's, which no error
+can be smaller than. For CORP the gaps are those of the isotonic fit, see `redrawn`.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,6 @@ _BLOCKS = 10_000  # users that are resampled one by one; more are joined to so m
 _CHUNK = 1_000_000  # pairs that are put into cells at a time
 _LOWEST = 1e-9  # p̂ below share a cell, and so do those above 1 − 1e-9
 _ROUNDING = 1e-5  # of float32, relative
-_STANDS_OUT = 2.0  # standard errors
 _FEW = 30  # hits of a group, below which the normal interval alone is not trusted
 _ENDS = (0.975, 0.025)  # where the value lies in the distributions of the interval's two ends
 
@@ -62,14 +61,22 @@ class Cells:
     truth: np.ndarray | None  # (F,) gaps of the true probabilities
     note: str = ""  # why there is no interval
 
-    @property
-    def standing_out(self) -> np.ndarray:
-        """(F,) gaps of the bins that lie two standard errors or more from 0; the others' are 0."""
-        if self.noise is None:
-            return np.zeros_like(self.gap)
-        error = np.add.reduceat(self.noise, self.starts).std(axis=1)
-        clear = np.abs(np.add.reduceat(self.gap, self.starts)) > _STANDS_OUT * error
-        return self.gap * np.repeat(clear, np.diff(self.starts, append=len(self.gap)))
+    def completed(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gaps (F,) for the lower and for the upper end of an interval; noise: of resampled users.
+
+        Bins whose gap exceeds what noise alone would give the largest of them, √(2 log B) standard
+        errors (Donoho & Johnstone, 1994), keep it. Below that no sign is sure, and noise adds most
+        to a norm where the others have no error, least where all have equally much of it, in
+        standard errors: as much as measured, by the root of the mean square.
+        """
+        gap, width = np.add.reduceat(self.gap, self.starts), np.add.reduceat(self.share, self.starts)
+        error = np.add.reduceat(noise, self.starts).std(axis=1)
+        clear = np.abs(gap) > np.sqrt(2 * np.log(len(gap))) * error
+        unclear = ~clear & (error > 0)
+        z = np.sqrt(np.mean((gap[unclear] / error[unclear]) ** 2)) if unclear.any() else 0.0
+        each = np.diff(self.starts, append=len(self.gap))
+        clear, even = np.repeat(clear, each), np.repeat(np.sign(gap) * z * error / width, each)
+        return self.gap * clear, np.where(clear, self.gap, even * self.share)
 
 
 def cells(
@@ -311,47 +318,45 @@ def interval(
     """
     value = float(measure(of.gap[:, None])[0])
     row = {"value": value} | dict.fromkeys(("debiased", "low", "high", "chance", "truth"), np.nan)
-    if of.chance.size:
-        row["chance"] = float(measure(of.chance).mean())
+    chance = measure(of.chance)
+    if chance.size:
+        row["chance"] = float(chance.mean())
     if of.truth is not None:
         row["truth"] = float(measure(of.truth[:, None])[0])
     if of.noise is None or not np.isfinite(value):
         return row
-    noise = of.noise if model is None else model[1]
-    directions = [of.gap, of.standing_out] if model is None else [model[0]]
+    gap, noise = (of.gap, of.noise) if model is None else model
+    sparse, even = of.completed(noise) if model is None else (gap, gap)
     lift = measure.lift(noise)
-    none = measure.norm(lift)
+    along = measure.lift(gap[:, None])
+    bias = float((measure.norm(along + lift) - measure.norm(along)).mean())
+    row["debiased"] = max(0.0, value - bias)
     # Bins without a hit have none among resampled users either: chance must not explain the value.
-    none = np.maximum(np.sort(none), np.sort(measure(of.chance)))
-    ends = []
-    for at, gaps in enumerate(directions):
-        along = measure.lift(gaps[:, None])
-        length = float(measure.norm(along)[0])
-        if at == 0:
-            bias = float(measure.norm(along + lift).mean()) - length
-            row["debiased"] = max(0.0, value - bias)
-        if length > 0:
-            reach = [_reach(measure, along, lift, none, value, q) for q in _ENDS]
-            ends.append([float(measure(c * gaps[:, None])[0]) if c else 0.0 for c in reach])
-    row["low"] = min((end[0] for end in ends), default=0.0)
-    row["high"] = max((end[1] for end in ends), default=0.0)
+    explained = np.quantile(chance, _ENDS[0]) >= value
+    row["low"] = 0.0 if explained else _end(measure, sparse, lift, value, _ENDS[0])
+    row["high"] = _end(measure, even, lift, value, _ENDS[1])
+    if model is None:
+        mean = _mean_gap(of)
+        row["low"] = max(row["low"], mean["low"], -mean["high"])
     return row
 
 
-def _reach(
-    measure: Measure, along: np.ndarray, noise: np.ndarray, none: np.ndarray, value: float, q: float
-) -> float:
-    """The c >= 0 for which `value` is the q quantile of norm(c · along + noise)."""
+def _end(measure: Measure, gaps: np.ndarray, noise: np.ndarray, value: float, q: float) -> float:
+    """The measure of c · gaps for the c >= 0 at which `value` is the q quantile of norm(c · gaps +
+    noise); 0 if it is none.
+    """
+    along = measure.lift(gaps[:, None])
 
     def over(c: float) -> float:
         return float(np.quantile(measure.norm(c * along + noise), q)) - value
 
-    if np.quantile(none, q) >= value:
+    if not gaps.any() or over(0.0) >= 0:
         return 0.0
     high = 1.0
     while over(high) < 0 and high < 1000:
         high *= 2
-    return float(brentq(over, 0.0, high, xtol=2e-3)) if high < 1000 else high
+    c = float(brentq(over, 0.0, high, xtol=2e-3)) if high < 1000 else high
+    return float(measure(c * gaps[:, None])[0])
 
 
 # --- tables ---------------------------------------------------------------------------------------
