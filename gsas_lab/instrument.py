@@ -64,19 +64,21 @@ class Cells:
     def completed(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gaps (F,) for the lower and for the upper end of an interval; noise: of resampled users.
 
-        Bins whose gap exceeds what noise alone would give the largest of them, √(2 log B) standard
-        errors (Donoho & Johnstone, 1994), keep it. Below that no sign is sure, and noise adds most
-        to a norm where the others have no error, least where all have equally much of it, in
-        standard errors: as much as measured, by the root of the mean square.
+        Noise adds most to a norm where few bins have all of the error: for the lower end those keep
+        their gap that exceed √(2 log B) standard errors, what noise alone gives the largest of B
+        (Donoho & Johnstone, 1994), and the others have none. It adds least where all bins have
+        equally much, in standard errors: for the upper end they do, with the measured signs. Where
+        users do not differ at all, the measured gaps stay.
         """
-        gap, width = np.add.reduceat(self.gap, self.starts), np.add.reduceat(self.share, self.starts)
+        gap, width = (
+            np.add.reduceat(self.gap, self.starts),
+            np.add.reduceat(self.share, self.starts),
+        )
         error = np.add.reduceat(noise, self.starts).std(axis=1)
         clear = np.abs(gap) > np.sqrt(2 * np.log(len(gap))) * error
-        unclear = ~clear & (error > 0)
-        z = np.sqrt(np.mean((gap[unclear] / error[unclear]) ** 2)) if unclear.any() else 0.0
         each = np.diff(self.starts, append=len(self.gap))
-        clear, even = np.repeat(clear, each), np.repeat(np.sign(gap) * z * error / width, each)
-        return self.gap * clear, np.where(clear, self.gap, even * self.share)
+        even = self.share * np.repeat(np.sign(gap) * error / width, each)
+        return self.gap * np.repeat(clear, each), even if even.any() else self.gap
 
 
 def cells(
@@ -353,9 +355,9 @@ def _end(measure: Measure, gaps: np.ndarray, noise: np.ndarray, value: float, q:
     if not gaps.any() or over(0.0) >= 0:
         return 0.0
     high = 1.0
-    while over(high) < 0 and high < 1000:
+    while over(high) < 0 and high < 1e6:
         high *= 2
-    c = float(brentq(over, 0.0, high, xtol=2e-3)) if high < 1000 else high
+    c = float(brentq(over, 0.0, high, xtol=2e-3)) if high < 1e6 else high
     return float(measure(c * gaps[:, None])[0])
 
 

@@ -208,13 +208,17 @@ def test_equal_probabilities_rank_in_their_order_and_short_lists_end():
 # --- intervals -----------------------------------------------------------------------------------
 
 
+def clicks(rng, prior):
+    """(users, items): one click a user, drawn from prior."""
+    place = (prior.cumsum(axis=1) < rng.random((len(prior), 1))).sum(axis=1).clip(0, 39)
+    return np.arange(40) == place[:, None]
+
+
 def planted(rng, users, fault):
     """Users with 40 items each; what they are told is off by `fault` of the logit and the place."""
     prior = rng.dirichlet(np.full(40, 0.3), users).clip(1e-6)
     prior /= prior.sum(axis=1, keepdims=True)
-    drawn = (prior.cumsum(axis=1) < rng.random((users, 1))).sum(axis=1).clip(0, 39)
-    said = expit(fault(logit(prior.clip(0, 1 - 1e-9))))
-    return prior, said, np.arange(40) == drawn[:, None]
+    return prior, expit(fault(logit(prior.clip(0, 1 - 1e-9)))), clicks(rng, prior)
 
 
 FAULTS = {
@@ -222,6 +226,7 @@ FAULTS = {
     "shift": lambda s: s + 0.5,
     "slope": lambda s: 0.8 * s - 0.6,
     "top": lambda s: s + 0.6 * (s > -1),
+    "one bin": lambda s: s + 0.7 * ((s > -3.1) & (s < -2.5)),  # the 17th of 20
 }
 
 
@@ -229,13 +234,36 @@ FAULTS = {
 def test_intervals_cover_what_users_without_end_would_show(fault):
     """Few simulations, of the ECE alone; the log has the figures of many and of every measure."""
     rng = np.random.default_rng(11)
+    prior, said, hit = planted(rng, 20_000, FAULTS[fault])
+    endless = instrument.cells(said, hit, resamples=0, truth=prior)
+    truth = one(instrument.binned(endless), endless.truth)
     inside = []
-    for seed in range(100):
-        prior, said, hit = planted(rng, 400, FAULTS[fault])
-        of = instrument.cells(said, hit, resamples=100, truth=prior, seed=seed)
+    for seed in range(150):
+        some = rng.integers(len(said), size=400)
+        of = instrument.cells(said[some], clicks(rng, prior[some]), resamples=100, seed=seed)
         row = instrument.interval(instrument.binned(of), of)
-        inside.append(row["low"] - 1e-12 <= row["truth"] <= row["high"] + 1e-12)
-    assert 0.88 <= np.mean(inside)
+        inside.append(row["low"] - 1e-12 <= truth <= row["high"] + 1e-12)
+    assert 0.90 <= np.mean(inside)  # 95 % within three standard errors of 150 simulations
+    if fault == "shift":  # here the mean gap's interval is the error's lower end, and exact
+        assert np.mean(inside) < 0.99
+
+
+@pytest.mark.parametrize(
+    "gaps", [np.ones(20), 2.0 * (-1) ** np.arange(20), 10 * 0.7 ** np.arange(20)]
+)
+def test_intervals_cover_small_errors_in_every_bin_and_few_large_ones(gaps):
+    """Gaps in standard errors: noise folds back what it cannot tell from none."""
+    rng = np.random.default_rng(13)
+    size, missed = np.full(20, 1 / 20), []
+    for _ in range(400):
+        noise, gap = rng.standard_normal((20, 200)), gaps + rng.standard_normal(20)
+        of = instrument.Cells(
+            np.linspace(0, 1, 21), np.arange(20), size, size, size, gap * 1e-3, np.arange(20),
+            noise * 1e-3, rng.standard_normal((20, 200)) * 1e-3, None,
+        )  # fmt: skip
+        row = instrument.interval(instrument.binned(of), of)
+        missed.append(not row["low"] <= np.abs(gaps).sum() * 1e-3 <= row["high"])
+    assert np.mean(missed) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def test_the_intervals_of_all_measures_cover_the_truth():
@@ -317,6 +345,17 @@ def test_intervals_of_groups_cover_their_true_ratio():
         few += (table["hits"] < 30).tolist()
     assert any(few) and not all(few)
     assert 0.93 <= np.mean(covered) <= 0.985
+
+
+def test_no_group_of_a_calibrated_model_is_called_wrong_oftener_than_in_5_of_100_populations():
+    rng = np.random.default_rng(14)
+    cried = []
+    for _ in range(150):
+        _, said, hit = planted(rng, 500, FAULTS["none"])
+        groupings = {"item": np.arange(40) % 20, "rank": instrument.rank_groups(said, (1, 5, 10))}
+        tables = [instrument.by_group(said, hit, {name: of}) for name, of in groupings.items()]
+        cried.append([(table["verdict"][1:] != "").any() for table in tables])
+    assert (np.abs(np.mean(cried, axis=0) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 150)).all()
 
 
 def test_groups_of_users_items_ranks_and_sizes():
@@ -492,6 +531,7 @@ def test_nothing_warns_on_constant_extreme_or_tiny_input():
         ):
             hit = np.arange(4) == np.arange(30)[:, None] % 4
             table = instrument.measures(prob, hit, resamples=20, bins=5)
-            assert np.isfinite(table.loc["ECE", ["value", "low", "high"]].astype(float)).all()
+            value, low, high = table.loc["ECE", ["value", "low", "high"]].astype(float)
+            assert low <= value + 1e-9 and value - 1e-9 <= high < np.inf
             instrument.by_group(prob, hit, {"item": np.arange(4)})
             instrument.corp_curve(prob, hit, resamples=20)
