@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gsas_lab.batches import Pairs
-from gsas_lab.models import Model
+from gsas_lab.models import Model, uniform
 from gsas_lab.splits import Histories
 
 
@@ -57,7 +57,7 @@ class MF(Model):
         self.user_embedding = nn.Embedding(n_users, d)
         self.output_embedding = nn.Embedding(n_items + 1, d)
         for module in (self.user_embedding, self.output_embedding):
-            nn.init.uniform_(module.weight, -0.05, 0.05)
+            uniform(module)
 
     @property
     def table(self) -> Tensor:

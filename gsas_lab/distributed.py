@@ -11,7 +11,7 @@ goes on after the last whole epoch.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -65,6 +65,13 @@ def first() -> bool:
     return number() == 0
 
 
+def here(device: torch.device) -> float:
+    """Which part of all processes share this one's memory: those of its machine, or one a GPU."""
+    if device.type == "cuda":
+        return 1 / processes()
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes())) / processes()
+
+
 def share(windows: np.ndarray) -> np.ndarray:
     """This process's windows of a batch's, (b, 2) -> every so many-th of them, perhaps none."""
     return windows[number() :: processes()]
@@ -78,9 +85,15 @@ def from_first(compute: Callable[[], T]) -> T:
     return told[0]
 
 
-def wrapped(module: nn.Module) -> nn.Module:
-    """The module whose gradients are the mean over all processes: its whole use is its forward."""
-    return module if processes() == 1 else DistributedDataParallel(module)
+def wrapped(module: nn.Module, own: Iterable[str] = ()) -> nn.Module:
+    """The module whose gradients are the mean over all processes: its whole use is its forward.
+
+    own: names of weights that each process keeps to itself, see shards.py.
+    """
+    if processes() == 1:
+        return module
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, own)
+    return DistributedDataParallel(module)
 
 
 def part(value: Tensor, positives: Tensor) -> Tensor:
@@ -95,6 +108,19 @@ def part(value: Tensor, positives: Tensor) -> Tensor:
     everywhere = here.clone()
     dist.all_reduce(everywhere)
     return value * (here * processes() / everywhere)
+
+
+def meet() -> None:
+    """Wait until all have come here."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def added(values: Tensor) -> Tensor:
+    """Element by element, over the processes, in place."""
+    if processes() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 def total(counts: list[int]) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
-from gsas_lab.models import Dropout, Model, scalar
+from gsas_lab.models import Dropout, Model, scalar, uniform
 
 _NEVER = -1e30  # as a logit: e^x is 0, and unlike −∞ it leaves no NaN behind
 
@@ -126,6 +126,7 @@ class Transformer(Model):
 
     tied: the table that scores is the one that reads (modern) or its own (paper).
     bias: start value of one scalar added to all scores, or None for no bias.
+    table: what holds a row for each item: nn.Embedding, or shards.Shards.
     """
 
     packed = True
@@ -141,6 +142,7 @@ class Transformer(Model):
         tied: bool = False,
         block: str = "paper",
         bias: float | None = None,
+        table: type[nn.Embedding] = nn.Embedding,
     ):
         super().__init__()
         if block not in BLOCKS:
@@ -148,16 +150,16 @@ class Transformer(Model):
         if d % heads:
             raise InputError(f"d = {d} cannot be shared by heads = {heads}: choose a divisor of d.")
         self.n_items, self.max_length, self.drop = n_items, max_length, Dropout(dropout)
-        self.item_embedding = nn.Embedding(n_items + 1, d)
+        self.item_embedding = table(n_items + 1, d)
         self.position_embedding = nn.Embedding(max_length, d)
-        self.output_embedding = self.item_embedding if tied else nn.Embedding(n_items + 1, d)
+        self.output_embedding = self.item_embedding if tied else table(n_items + 1, d)
         self.blocks = nn.ModuleList(BLOCKS[block](d, heads, dropout) for _ in range(blocks))
         self.norm: nn.Module = nn.LayerNorm(d)
         if block == "bert":  # normed already: BERT's head before the table
             self.norm = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d))
         self.bias = scalar(bias)
         for module in [self.item_embedding, self.position_embedding, self.output_embedding]:
-            nn.init.uniform_(module.weight, -0.05, 0.05)  # as the paper's code
+            uniform(module)
 
     @property
     def table(self) -> Tensor:

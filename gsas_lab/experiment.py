@@ -4,6 +4,7 @@ After `assemble` nobody reads a setting by its name to find out what it stands f
 """
 
 import hashlib
+import inspect
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from gsas_lab import interactions, models, splits
+from gsas_lab import distributed, interactions, models, splits
 from gsas_lab.batches import Task
 from gsas_lab.errors import InputError
 from gsas_lab.losses import LOSSES, UNTRAINED, CorrectedLogQ, LogQ, Loss
 from gsas_lab.models import MODELS, Model
+from gsas_lab.rows import choose
 from gsas_lab.samplers import SAMPLERS, Sampler
 from gsas_lab.settings import OF_DATA, Settings
+from gsas_lab.shards import Shards
 
 _NOBODY = splits.Histories(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
@@ -75,11 +79,27 @@ class Experiment:
             found.append(sum(weight.numel() for weight in made.parameters()))
         return found[0] + (s.blocks - 1) * (found[1] - found[0])
 
-    def model(self) -> Model:
-        """The model with fresh weights, drawn from the settings' seed."""
-        train = self.split.train
+    def model(self, spread: bool = False) -> Model:
+        """The model with fresh weights, drawn from the settings' seed; spread: its items' tables over
+        the processes, see shards.py.
+        """
+        train, table = self.split.train, Shards if spread else nn.Embedding
         bias = self.loss.start(self.sampler) if self.settings.theory_start else None
-        return model_of(self.settings, self.split.n_items, len(train), bias, train)
+        return model_of(self.settings, self.split.n_items, len(train), bias, train, table)
+
+    def spreads(self, device: torch.device) -> bool:
+        """Are its tables spread over the processes? Where an optimiser moves their rows, and nothing
+        reads a whole one, as a part of one's own may.
+        """
+        kind = choose(self.settings.table_optimizer, self.split.n_items, self.loss.whole, device)
+        asks = inspect.signature(MODELS[self.settings.model]).parameters
+        return (
+            distributed.processes() > 1
+            and kind != "dense"
+            and "table" in asks
+            and not self.loss.whole
+            and not self.settings.own_parts
+        )
 
 
 def assemble(settings: Settings) -> Experiment:
@@ -117,15 +137,18 @@ def model_of(
     n_users: int,
     bias: float | None,
     train: splits.Histories = _NOBODY,
+    table: type[nn.Embedding] = nn.Embedding,
 ) -> Model:
-    """The model of these sizes; bias: of all scores, where it starts, or none."""
+    """The model of these sizes; bias: of all scores, where it starts, or none; table: what holds a row
+    for each item.
+    """
     s = settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(s.seed)
         return models.build(
             MODELS[s.model], n_items=n_items, n_users=n_users, train=train, d=s.d, blocks=s.blocks,
             heads=s.heads, max_length=s.max_length, dropout=s.dropout, tied=s.tied, block=s.block,
-            bias=bias,
+            bias=bias, table=table,
         )  # fmt: skip
 
 

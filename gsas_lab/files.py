@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import shutil
@@ -336,6 +337,31 @@ def weights(model: torch.nn.Module) -> bytes:
     """A model's weights in the safetensors format; a table that two layers share, once."""
     state, first = model.state_dict(), _first_names(model)
     return safetensors.torch.save({name: state[name].contiguous() for name in set(first.values())})
+
+
+def write_weights(path: Path, parts: Mapping[str, tuple[tuple[int, ...], Iterable[Tensor]]]) -> str:
+    """`write` of float32 weights that come in pieces, by name (shape, pieces), as `weights` has them
+    -> the checksum.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (shape, _) in parts.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format wants its numbers aligned
+    sums: list[str] = []
+
+    def write_pieces(file: IO[bytes]) -> None:
+        hashed = _Hashed(file)
+        hashed.write(len(text).to_bytes(8, "little") + text)
+        for _, pieces in parts.values():
+            for piece in pieces:
+                hashed.write(piece.contiguous().numpy().tobytes())
+        sums.append(hashed.hash.hexdigest())
+
+    write(path, write_pieces)
+    return sums[0]
 
 
 def load_weights(model: torch.nn.Module, data: bytes, path: Path) -> None:

@@ -15,6 +15,7 @@ from gsas_lab.batches import Task, Windows
 from gsas_lab.errors import InputError
 from gsas_lab.interactions import PAD
 from gsas_lab.parts import Registry
+from gsas_lab.shards import Shards
 from gsas_lab.splits import Histories
 
 
@@ -148,7 +149,7 @@ class Encoder(Model):
         super().__init__()
         self.n_items, self.max_length = n_items, max_length
         self.item_embedding = nn.Embedding(n_items + 1, d)
-        nn.init.uniform_(self.item_embedding.weight, -0.05, 0.05)
+        uniform(self.item_embedding)
         self.bias = scalar(bias)
 
     @property
@@ -168,6 +169,14 @@ class Serving(nn.Module):
 
 
 MODELS = Registry("model", Model)
+
+
+def uniform(table: nn.Embedding) -> None:
+    """Fresh weights, U(±0.05), as the paper's code."""
+    if isinstance(table, Shards):
+        table.fill(lambda piece: nn.init.uniform_(piece, -0.05, 0.05))
+    else:
+        nn.init.uniform_(table.weight, -0.05, 0.05)
 
 
 def scalar(start: float | None) -> nn.Parameter | None:

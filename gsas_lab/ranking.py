@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsas_lab import metrics
+from gsas_lab import distributed, metrics, shards
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
+from gsas_lab.interactions import PAD
 from gsas_lab.kernels import scan
-from gsas_lab.losses import SIGMOID, Link
+from gsas_lab.losses import SIGMOID, SOFTMAX, Link
 from gsas_lab.models import Model
 from gsas_lab.splits import Holdout, Split
 
@@ -126,8 +127,10 @@ def ranks(model: Model, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
     """The ranks of `examine` alone, (n,): all that a ranking metric needs, in half the time.
 
     A large catalogue is scanned, see kernels/scan.py: the same ranks, of scores that are summed in
-    one fixed order.
+    one fixed order. Where tables are spread over processes, all call it together.
     """
+    if shards.over(model) > 1:
+        return over_shards(model, holdout, exclude_seen)[0]
     if scans(model):
         return _scanned(model, holdout, exclude_seen, 0, holdout.targets)[0]
     found = np.empty(len(holdout.users), np.int64)
@@ -135,6 +138,48 @@ def ranks(model: Model, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
         seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
         found[rows] = rank_of_targets(scores, targets, seen_rows, seen_items)
     return found
+
+
+@torch.no_grad()
+def over_shards(
+    model: Model, holdout: Holdout, exclude_seen: bool, link: Link | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks by `rank_of_targets` and Σp (NaN without a link) of a model whose tables are spread over
+    the processes (shards.py): (n,) both, the same in all processes, which call it together.
+
+    Each runs the encoder and scores the items that it holds; what it counts is added up.
+    """
+    number, processes = distributed.number(), distributed.processes()
+    items = torch.arange(number, model.n_items + 1, processes, device=model.table.device)
+    found, sums = np.empty(len(holdout.users), np.int64), np.full(len(holdout.users), np.nan)
+    at_once = max(
+        1, min(128, _SCORES // (model.n_items + 1))
+    )  # as one process; its share of scores
+    for given, rows in _in_batches(model, holdout, at_once, _bar if not number else iter):
+        scores = model.last_hidden(given).float() @ model.table.T  # (b, items held)
+        scores = scores if model.bias is None else scores + model.bias
+        scores[:, items == PAD] = -torch.inf
+        seen_rows, seen_items, targets = (
+            x.to(scores.device) for x in _seen(holdout, rows, exclude_seen)
+        )
+        own, here = scores.new_zeros(len(rows)), targets % processes == number
+        own[here] = scores[here, targets[here] // processes]
+        own = distributed.added(own)[:, None]
+        before = (scores > own) | ((scores == own) & (items < targets[:, None]))
+        here = seen_items % processes == number
+        before[seen_rows[here], seen_items[here] // processes] = False
+        counts = torch.stack([before.sum(1), scores.isnan().sum(1)])
+        ahead, broken = distributed.added(counts).cpu()
+        if broken.any():
+            raise InputError(
+                "The scores hold NaN; check the model's weights and its learning rate."
+            )
+        found[rows] = 1 + ahead
+        if link is SOFTMAX:  # over the whole catalogue
+            sums[rows] = 1.0
+        elif link is not None:
+            sums[rows] = distributed.added(link(scores).sum(1, dtype=torch.float64)).cpu()
+    return found, sums
 
 
 def first_items(

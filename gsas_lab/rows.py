@@ -45,23 +45,22 @@ def tables(model: nn.Module, n_items: int) -> list[nn.Embedding]:
     return [m for m in every if m.num_embeddings == n_items + 1]
 
 
-def only(table: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
+def only(table: nn.Embedding, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
     """The rows of a table that a loss reads: row 0 and those of its positives and negatives.
 
-    table (n_items + 1, d) -> rows (R,) ascending, from 0; table[rows] (R, d), whose gradient reaches
-    the table as (rows, values); positives and negatives, any shape, as places in it.
+    table (n_items + 1, d) -> rows (R,) ascending, from 0; table(rows) (R, d), whose gradient reaches
+    a sparse table as (rows, values); positives and negatives, any shape, as places in it.
     """
     asked = torch.cat([positives.new_zeros(1), positives.flatten(), negatives.flatten()])
-    if len(asked) < len(table) // 8:
+    if len(asked) < table.num_embeddings // 8:
         rows, place = torch.unique(asked, return_inverse=True)
     else:  # a table of marks is cheaper than a sort
-        marked = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        marked = torch.zeros(table.num_embeddings, dtype=torch.bool, device=asked.device)
         marked[asked] = True
         rows = marked.nonzero()[:, 0]
         place = (marked.cumsum(0) - 1)[asked]
     _, positive, negative = place.split([1, positives.numel(), negatives.numel()])
-    small = F.embedding(rows, table, sparse=True)
-    return rows, small, positive.view_as(positives), negative.view_as(negatives)
+    return rows, table(rows), positive.view_as(positives), negative.view_as(negatives)
 
 
 class RowOptimizer:
@@ -167,17 +166,25 @@ class RowOptimizer:
 
 
 def check_memory(
-    n_items: int, d: int, count: int, kind: str, device: torch.device, room: float | None = None
+    n_items: int,
+    d: int,
+    count: int,
+    kind: str,
+    device: torch.device,
+    room: float | None = None,
+    share: float = 1.0,
 ) -> None:
     """InputError, before anything is allocated, where `count` tables of n_items + 1 rows and what the
-    optimiser keeps of them do not fit. room: bytes that are free; None: as the machine says.
+    optimiser keeps of them do not fit. room: bytes that are free; None: as the machine says. share:
+    how much of them its processes hold together.
     """
     room = _free(device) if room is None else room
     copies = {"dense": 4, "lazy_adam": 3, "adagrad": 1}[kind]  # weights, gradient, two moments
-    needs = 4 * (n_items + 1) * d * count * copies
+    needs = 4 * (n_items + 1) * d * count * copies * share
     if room is None or needs <= room:
         return
     advice = {1: "", 2: ", or tied = True"}[min(count, 2)]
+    advice += ", or more machines" if share < 1 else ""
     advice += "" if kind == "adagrad" else ", or table_optimizer = 'adagrad', which keeps one copy"
     raise InputError(
         f"{count * copies} tables of {n_items + 1:,} rows × d = {d} need {needs / 1e9:,.1f} GB, and "

@@ -6,7 +6,7 @@ found again by the hash of its settings and of the data as they were read.
 A run folder serves anywhere, without the data: settings.json, protocol.json (what was trained on),
 environment.json (what made it), items.json (ids, titles, α), model.safetensors, history.csv,
 ranks.npy, metrics.json, and manifest.json with the checksum of each, written last. While it trains
-there are a checkpoint.pt and a best-<epoch>.pt in their place.
+there are a checkpoint.pt and a best-<epoch>.pt in their place, or share-<epoch>-<process>.pt.
 """
 
 import hashlib
@@ -29,7 +29,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gsas_lab import __version__, distributed, files, interactions, metrics, ranking, training
+from gsas_lab import (
+    __version__,
+    distributed,
+    files,
+    interactions,
+    metrics,
+    ranking,
+    shards,
+    training,
+)
 from gsas_lab.batches import pad_right
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
@@ -429,14 +438,17 @@ def train(
     if distributed.from_first(lambda: _found(run, experiment)):
         return run
     device = choose_device(settings.device)
+    spread = MODELS[settings.model].trained and experiment.spreads(device)
     if MODELS[settings.model].trained:
         kind = choose(settings.table_optimizer, data.split.n_items, experiment.loss.whole, device)
         count = 1 if settings.tied or "tied" in settings.unread else 2
-        check_memory(data.split.n_items, settings.d, count, kind, device)
+        share = distributed.here(device) if spread else 1.0
+        check_memory(data.split.n_items, settings.d, count, kind, device, share=share)
         about = 12 * settings.d * settings.blocks + settings.max_length + len(data.split.train)
         if settings.d * about > 10**8:  # counting them takes a second
-            check_weights(experiment.weights, device)
-    model = experiment.model().to(device)
+            elsewhere = (1 - share) * count * (data.split.n_items + 1) * settings.d
+            check_weights(experiment.weights - int(elsewhere), device)
+    model = experiment.model(spread).to(device)
     with files.locked(folder) if distributed.first() else nullcontext():
         # Another process may have ended it just now.
         if not distributed.from_first((folder / files.MANIFEST).exists):
@@ -486,15 +498,16 @@ def _train(
     if stamp(dataset):  # a file: found again from anywhere
         dataset = str(Path(dataset).expanduser().absolute())
     written: dict[str, str] = {}  # checksums
+    spread = shards.over(model) > 1
 
     def keep(name: str, content: bytes) -> None:
-        files.write(folder / name, content)
-        written[name] = files.checksum(content)
+        if distributed.first():
+            files.write(folder / name, content)
+            written[name] = files.checksum(content)
 
-    if distributed.first():
-        keep("settings.json", files.as_json(asdict(settings) | {"dataset": dataset}))
-        keep("protocol.json", files.as_json(data.split.protocol.as_dict()))
-        keep("environment.json", files.as_json(environment(device)))
+    keep("settings.json", files.as_json(asdict(settings) | {"dataset": dataset}))
+    keep("protocol.json", files.as_json(data.split.protocol.as_dict()))
+    keep("environment.json", files.as_json(environment(device)))
 
     held = data.split.validation
     exclude = data.split.protocol.exclude_seen
@@ -509,7 +522,7 @@ def _train(
         progress = training.fit(
             experiment, model, validate, folder / "checkpoint.pt", folder.name, on_epoch
         )
-    if not distributed.first():
+    if not (distributed.first() or spread):
         return
     history = pd.DataFrame(progress.history, columns=training.HISTORY)
     trained = {
@@ -523,10 +536,15 @@ def _train(
         "processes": distributed.processes(),
     }
     keep("items.json", files.as_json(_catalogue(experiment, model)))
-    keep("model.safetensors", files.weights(model))
+    if spread:
+        written["model.safetensors"] = shards.save(model, folder / "model.safetensors")
+    else:
+        keep("model.safetensors", files.weights(model))
     keep("history.csv", history.to_csv(index=False).encode())
     for name, content in _evaluation(experiment, model, trained).items():
         keep(name, content)
+    if not distributed.first():
+        return
     files.write_manifest(
         folder,
         {
@@ -538,7 +556,7 @@ def _train(
             "files": written,
         },
     )
-    for left in (folder / "checkpoint.pt", *folder.glob("best-*.pt")):
+    for left in (folder / "checkpoint.pt", *folder.glob("best-*.pt"), *folder.glob("share-*.pt")):
         left.unlink(missing_ok=True)
 
 
@@ -563,15 +581,21 @@ def _evaluation(experiment: Experiment, model: Model, trained: dict[str, Any]) -
     """
     split, link = experiment.split, experiment.loss.link
     test, exclude = split.test, split.protocol.exclude_seen
-    scanned = ranking.scans(model)
-    outcome = ranking.examine(model, test.first(_SUMMED) if scanned else test, exclude, link=link)
-    ranks = ranking.ranks(model, test, exclude) if scanned else outcome.ranks
+    if shards.over(model) > 1:
+        ranks, sums = ranking.over_shards(model, test, exclude, link)
+    else:
+        scanned = ranking.scans(model)
+        some = test.first(_SUMMED) if scanned else test
+        outcome = ranking.examine(model, some, exclude, link=link)
+        ranks, sums = outcome.ranks, outcome.sums
+        if scanned:
+            ranks = ranking.ranks(model, test, exclude)
     low, high = metrics.bootstrap_interval(metrics.ndcg(ranks, 10))
     result: dict[str, Any] = metrics.summary(ranks)
     result |= {
         "ndcg@10 95% interval": [low, high],
-        "mean sum of p": None if link is None else float(outcome.sums.mean()),
-        "median sum of p": None if link is None else float(np.median(outcome.sums)),
+        "mean sum of p": None if link is None else float(sums.mean()),
+        "median sum of p": None if link is None else float(np.median(sums)),
         **trained,
     }
     saved = io.BytesIO()

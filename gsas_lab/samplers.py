@@ -51,6 +51,7 @@ class Sampler(ABC):
     uniform: ClassVar[bool] = True  # is every item that can be drawn as likely as the next?
     reads_windows: ClassVar[bool] = False  # does it look at the items of the window?
     has_power: ClassVar[bool] = False  # does the setting power change it?
+    of_batch: ClassVar[bool] = False  # is it one draw for a batch, whatever is in it?
     shows_rates: ClassVar[bool] = True  # does one large batch show the rates, or is a draw shared?
     capturable: ClassVar[bool] = False  # on CUDA: may its steps be replayed? see training.Step
 
@@ -338,6 +339,8 @@ class SharedSequence(WholeCatalogue):
 
 class SharedBatch(SharedSequence):
     """One draw from the whole catalogue for the whole batch."""
+
+    of_batch = True
 
     def owner(self, asked: Asked) -> Tensor:
         return torch.zeros_like(asked.segments)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsas_lab import distributed, files, rows
+from gsas_lab import distributed, files, rows, shards
 from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
@@ -72,21 +72,35 @@ def fit(
     history rows: epoch, loss, ndcg@10 (validation), positions, seconds (of training alone).
 
     With several processes the first validates, writes and reports; all must find its checkpoint.
+    Where tables are spread over them, all validate together, and each keeps its share in a file of
+    its own, share-<epoch>-<number>.pt.
 
     Raises InputError if the loss is not finite, naming the epoch and step, if no history has two
-    items, and for a checkpoint that is broken, another run's, or not the same for all processes.
+    items, and for a checkpoint that is broken, another run's, of tables spread over another number of
+    processes, or not the same for all processes.
     """
     device, task = model.table.device, experiment.task
     histories, settings = experiment.split.train, experiment.settings
     step = Step(experiment, model)
-    progress = Progress()
+    progress, spread = Progress(), shards.over(model)
     if checkpoint.exists():
         saved = files.read_checkpoint(checkpoint, identity)
+        if (then := saved.get("spread", 1)) != spread:
+            raise InputError(
+                f"{checkpoint} is of tables spread over {then} process{'es' * (then > 1)}, and not "
+                f"{spread}: start as many as then (torchrun --nproc-per-node), or delete it and train "
+                "again."
+            )
+        if spread > 1:
+            saved |= files.read_checkpoint(
+                share_of(checkpoint, saved["progress"]["epoch"]), identity
+            )
         model.load_state_dict(saved["model"])
         step.load(saved["optimizer"])
         progress = Progress(**saved["progress"])
         del saved
-        if not (best := best_of(checkpoint, progress.best_epoch)).exists():
+        best = (share_of if spread > 1 else best_of)(checkpoint, progress.best_epoch)
+        if not best.exists():
             raise InputError(
                 f"{best} is gone: delete {checkpoint}, which needs it, and train again."
             )
@@ -103,7 +117,9 @@ def fit(
         epoch = progress.epoch
         rng = np.random.default_rng([settings.seed, epoch])
         own = distributed.number()  # processes draw differently
-        step.seed(int(rng.integers(2**62)) + own, int(rng.integers(2**62)) + own)
+        negatives, noise = int(rng.integers(2**62)), int(rng.integers(2**62))
+        alike = spread > 1 and experiment.sampler.of_batch  # else more rows would have to travel
+        step.seed(negatives + own * (not alike), noise + own)
         plan = task.plan(histories, model.max_length, settings.batch_size, settings.windows, rng)
         if not plan:
             raise InputError("No history has two interactions to train on: choose another split.")
@@ -127,14 +143,25 @@ def fit(
         step.wake()
         seconds = time.perf_counter() - started
         model.eval()
-        ndcg = distributed.from_first(lambda: validate(model))
+        ndcg = validate(model) if spread > 1 else distributed.from_first(lambda: validate(model))
         progress.epoch += 1
         row = progress.epoch, mean_loss, ndcg, sum(counts), seconds
         progress.history.append(dict(zip(HISTORY, row, strict=True)))
         content: dict[str, Any] = {"identity": identity, "model": model.state_dict()}
         if better := ndcg > progress.best:
             progress.best, progress.best_epoch = ndcg, progress.epoch
-        if distributed.first():
+        if spread > 1:
+            content["optimizer"] = step.state_dict()
+            files.write_checkpoint(share_of(checkpoint, progress.epoch), content)
+            distributed.meet()
+            if distributed.first():
+                told = {"identity": identity, "spread": spread, "progress": vars(progress)}
+                files.write_checkpoint(checkpoint, told)
+            distributed.meet()
+            kept = {share_of(checkpoint, each) for each in (progress.epoch, progress.best_epoch)}
+            for earlier in {*checkpoint.parent.glob(share_of(checkpoint, "*").name)} - kept:
+                earlier.unlink()
+        elif distributed.first():
             best = best_of(checkpoint, progress.best_epoch)
             if better:
                 files.write_checkpoint(best, content)
@@ -151,7 +178,7 @@ def fit(
     bar.close()
     del step
     if distributed.from_first(lambda: progress.best_epoch) != progress.epoch:
-        best = best_of(checkpoint, progress.best_epoch)
+        best = (share_of if spread > 1 else best_of)(checkpoint, progress.best_epoch)
         model.load_state_dict(files.read_checkpoint(best, identity)["model"])
     model.eval()
     return progress
@@ -160,6 +187,11 @@ def fit(
 def best_of(checkpoint: Path, epoch: int | str) -> Path:
     """The file with the best weights, which are those after this epoch."""
     return checkpoint.with_name(f"best-{epoch}.pt")
+
+
+def share_of(checkpoint: Path, epoch: int | str) -> Path:
+    """The file with what this process holds, of weights and optimisers, after this epoch."""
+    return checkpoint.with_name(f"share-{epoch}-{distributed.number()}.pt")
 
 
 class Step:
@@ -194,9 +226,8 @@ class Step:
             of_tables = list(dict.fromkeys(table.weight for table in tables))
             self.rows = rows.RowOptimizer(kind, of_tables, settings.lr, settings.weight_decay)
             weights = {n: w for n, w in weights.items() if all(w is not t for t in of_tables)}
-        self.forward = distributed.wrapped(
-            _Forward(experiment, model, self.negatives, settings.precision == "bfloat16")
-        )
+        forward = _Forward(experiment, model, self.negatives, settings.precision == "bfloat16")
+        self.forward = distributed.wrapped(forward, shards.names(forward))
         cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             [*weights.values()] or [torch.zeros(())],  # a model may be its tables alone
@@ -310,7 +341,7 @@ class _Forward(nn.Module):
         self.loss, self.sampler = experiment.loss, experiment.sampler
         self.model, self.negatives, self.autocast = model, negatives, autocast
         tables = rows.tables(model, experiment.split.n_items)
-        self.of_rows = [table.weight for table in tables if table.sparse]
+        self.of_rows = [table for table in tables if table.sparse]
 
     def forward(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):
@@ -325,8 +356,9 @@ class _Forward(nn.Module):
             asked = Asked(flat, places, hidden.detach(), table.detach())
             negatives, sets = self.sampler.draw(asked, self.negatives)
         positives, loss = flat.positives[places], self.loss
-        if negatives is not None and any(table is weight for weight in self.of_rows):
-            named, table, positives, negatives = rows.only(table, positives, negatives)
+        scoring = next((own for own in self.of_rows if own.weight is table), None)
+        if negatives is not None and scoring is not None:
+            named, table, positives, negatives = rows.only(scoring, positives, negatives)
             loss = loss.at(named)
         value = loss(hidden, table, positives, self.model.bias, negatives, sets)
         return distributed.part(value, batch.positives)

@@ -80,15 +80,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def torchrun(folder, runs, *words):
-    """Exit status, output and errors of two processes of a program, with runs as the run folder."""
-    start = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2".split()
+def torchrun(folder, runs, *words, processes=2, timeout=60):
+    """Exit status, output and errors of processes of a program, with runs as the run folder."""
+    start = f"{sys.executable} -m torch.distributed.run --standalone".split()
+    start += ["--nproc-per-node", str(processes)]
     with subprocess.Popen(
         [*start, *words], cwd=folder, env=environment(folder, runs), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
-            printed, errors = process.communicate(timeout=60)
+            printed, errors = process.communicate(timeout=timeout)
         finally:
             process.terminate()  # torchrun then ends its processes; killed, it would leave them
     return process.returncode, printed, errors

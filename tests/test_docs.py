@@ -168,6 +168,35 @@ def test_the_numbers_of_the_lesson_follow_from_the_theory():
     assert not [each for each in told if each not in lesson]
 
 
+def _told(number: str) -> tuple[float, float]:
+    """A number of a page, and half a unit of its last digit; 1.5 MB, 0.65 GB, 2.4 ms, 1,540."""
+    digits, _, unit = number.strip().replace(",", "").partition(" ")
+    scale = {"GB": 1e9, "MB": 1e6, "ms": 1e-3, "million": 1e6}.get(unit, 1.0)
+    return float(digits) * scale, 0.51 * 10.0 ** -len(digits.partition(".")[2]) * scale
+
+
+def test_memory_and_traffic_of_tables_over_processes_are_their_arithmetic():
+    part = _page("experiments").split("## Up to a thousand million items")[1].split("\n## ")[0]
+    lines = [[x.strip() for x in x.strip("| ").split("|")] for x in part.splitlines() if "|" in x]
+    memory = [line for line in lines if line[0].endswith("million")]
+    traffic = [line for line in lines if line[-1].endswith("ms")]
+    assert (len(memory), len(traffic)) == (4, 4)
+    for items, *told in memory:
+        n = {"1.27 million": 1_271_638}.get(items) or _told(items)[0]
+        table = 4 * 128 * n
+        adam, adagrad = 3 * table + 4 * n, table + 4 * n
+        for number, found in zip(told, (table, adam, adagrad, adam / 8, adagrad / 8), strict=True):
+            value, error = _told(number)
+            assert abs(found - value) <= error, (items, number)
+    drawn = (1024, 8192, 256 * 128 // 8, 256 * 9200 // 8)
+    for (name, *told), negatives in zip(traffic, drawn, strict=True):
+        rows = 2 * 9200 // 8 + negatives
+        sent = rows * 7 / 8 * (8 + 8 * 128)
+        for number, found in zip(told, (rows, sent, sent * 8 / 1e10), strict=True):
+            value, error = _told(number)
+            assert abs(found - value) <= error, (name, number)
+
+
 def _headings(page: Path) -> set[str]:
     """The anchors of a page, as JupyterLab and code hosts make them."""
     text = page.read_text(encoding="utf-8")
