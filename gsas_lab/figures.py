@@ -5,7 +5,9 @@ system has one colour and one marker in every figure and explorer, from the Okab
 colour-blind readers can tell apart; dashes mean theory, dots mean a reference.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -85,7 +87,8 @@ def size(n_bytes: float) -> str:
 
 def table(rows: pd.DataFrame) -> Any:
     """A table to be read: whole numbers with their thousands, others with four digits, no value
-    left out. Values are not changed, only shown.
+    left out; a column of numbers below 1 has as many decimals in each row. Values are not changed,
+    only shown.
     """
 
     def told(value: Any) -> str:
@@ -100,7 +103,16 @@ def table(rows: pd.DataFrame) -> Any:
         text = f"{number:,.0f}" if whole or abs(number) >= 10_000 else f"{number:.4g}"
         return f"{number:.1e}" if 0 < abs(number) < 1e-4 else text
 
-    return rows.style.format(told)
+    def aligned(value: Any, decimals: int) -> str:
+        return f"{value:.{decimals}f}" if told(value) else ""
+
+    formats: dict[Any, Any] = {}
+    for place, name in enumerate(rows.columns):
+        texts = [text for text in map(told, rows.iloc[:, place]) if text]
+        decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
+        below = all(re.fullmatch(r"-?0(\.\d{1,4})?", text) for text in texts)
+        formats[name] = partial(aligned, decimals=decimals) if below and decimals else told
+    return rows.style.format(formats)
 
 
 def probability_by_rank(curves: Arrays, ax: Axes | None = None, sums: Sums = None) -> Axes:
@@ -172,7 +184,7 @@ def alarms(tables: Tables, ax: Axes | None = None, drift: float | None = None) -
     Tables of `decisions.alarm` with its limit of 5; drift: the day from which on something else is
     true.
     """
-    ax = _dress(ax, "day", "CUSUM of hits against Σp̂, 1 + sum (log scale)", "y")
+    ax = _dress(ax, "day", "CUSUM of hits against Σp, 1 + sum (log scale)", "y")
     for name, style in styles(tables).items():
         table = tables[name]
         height = 1 + np.maximum(table["up"], table["down"])

@@ -244,6 +244,14 @@ def test_a_table_shows_whole_numbers_whole_and_leaves_out_what_is_not_there():
     assert rows.loc[0, "a"] == 12000.0
 
 
+def test_a_column_of_proportions_has_as_many_decimals_in_each_row():
+    columns = {"NDCG": [0.3, 0.14092, None], "Σp": [192.75, 1, 4.08], "t": [0, 0.75, 1]}
+    text = figures.table(pd.DataFrame(columns, dtype=object)).to_html()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert cells[::3] == ["0.3000", "0.1409", ""]
+    assert cells[1::3] == ["192.8", "1", "4.08"] and cells[2::3] == ["0", "0.75", "1"]
+
+
 def test_curves_that_agree_are_both_seen():
     curve = pd.DataFrame({"predicted": [0.1, 0.2], "observed": [0.1, 0.2], "low": 0.0, "high": 1.0})
     ax = figures.reliability({"Platt": curve, "analytic": curve})

@@ -32,7 +32,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
-from gsas_lab import __version__, files
+from gsas_lab import __version__, figures, files
 from gsas_lab.errors import InputError
 
 logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that no cell declares
@@ -228,7 +228,9 @@ def write_index(
     links = " · ".join(
         f'<a href="{file}">{html.escape(name)}</a>' for name, file in (others or {}).items()
     )
-    table = "" if summary is None else f'<div class="table">{summary.to_html(border=0)}</div>'
+    table = (
+        "" if summary is None else f'<div class="table">{figures.table(summary).to_html()}</div>'
+    )
     packages = ("torch", "numpy", "pandas", "scipy", "plotly")
     versions = " · ".join(f"{package} {version(package)}" for package in packages)
     name = folder.name.removesuffix(".partial")
