@@ -87,7 +87,7 @@ def size(n_bytes: float) -> str:
 
 def table(rows: pd.DataFrame) -> Any:
     """A table to be read: whole numbers with their thousands, others with four digits, no value
-    left out; a column of numbers below 1 has as many decimals in each row. Values are not changed,
+    left out; a column of proportions has as many decimals in each row. Values are not changed,
     only shown.
     """
 
@@ -100,7 +100,7 @@ def table(rows: pd.DataFrame) -> Any:
             return str(value)
         number = float(value)
         whole = np.isfinite(number) and number == round(number)
-        text = f"{number:,.0f}" if whole or abs(number) >= 10_000 else f"{number:.4g}"
+        text = f"{number:,.0f}" if whole or abs(number) >= 1_000 else f"{number:.4g}"
         return f"{number:.1e}" if 0 < abs(number) < 1e-4 else text
 
     def aligned(value: Any, decimals: int) -> str:
@@ -109,8 +109,10 @@ def table(rows: pd.DataFrame) -> Any:
     formats: dict[Any, Any] = {}
     for place, name in enumerate(rows.columns):
         texts = [text for text in map(told, rows.iloc[:, place]) if text]
-        decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-        below = all(re.fullmatch(r"-?0(\.\d{1,4})?", text) for text in texts)
+        decimals = max((min(4, len(text.partition(".")[2])) for text in texts), default=0)
+        below = all(re.fullmatch(r"-?0(\.\d+)?", text) for text in texts)
+        sizes = [abs(float(text)) for text in texts if below and float(text)]
+        below = below and min(sizes, default=0) >= 1e-3 and max(sizes) >= 0.01
         formats[name] = partial(aligned, decimals=decimals) if below and decimals else told
     return rows.style.format(formats)
 

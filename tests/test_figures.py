@@ -245,10 +245,10 @@ def test_a_table_shows_whole_numbers_whole_and_leaves_out_what_is_not_there():
 
 
 def test_a_column_of_proportions_has_as_many_decimals_in_each_row():
-    columns = {"NDCG": [0.3, 0.14092, None], "Σp": [192.75, 1, 4.08], "t": [0, 0.75, 1]}
+    columns = {"NDCG": [0.3, 0.009272, None], "Σp": [192.75, 1, 4.08], "t": [0, 0.75, 1]}
     text = figures.table(pd.DataFrame(columns, dtype=object)).to_html()
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
-    assert cells[::3] == ["0.3000", "0.1409", ""]
+    assert cells[::3] == ["0.3000", "0.0093", ""]
     assert cells[1::3] == ["192.8", "1", "4.08"] and cells[2::3] == ["0", "0.75", "1"]
 
 

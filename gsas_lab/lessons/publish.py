@@ -184,7 +184,7 @@ def render(notebook: Path, page: Path, siblings: Sequence[Path] = ()) -> None:
     body, _ = exporter.from_notebook_node(static(book))
     facts = f'<p class="facts">{_facts(book)}</p>'
     top, bottom = (_navigation(notebook, siblings, place) for place in ("top", "bottom"))
-    write_page(page, title(book), f"{top}{facts}<main>{body}</main>{bottom}")
+    write_page(page, title(book), f"{top}{facts}<main>{_in_columns(body)}</main>{bottom}")
 
 
 def write_document(source: Path, page: Path) -> str:
@@ -345,6 +345,16 @@ def _plot(figure: Mapping[str, Any], name: str) -> str:
         div_id=name,
     )
     return _offline(plot)
+
+
+def _in_columns(body: str) -> str:
+    """Printed lines that spaces put into columns are marked: they scroll where others wrap."""
+
+    def marked(printed: re.Match[str]) -> str:
+        return re.sub(r"(?m)^(.*\S {3,}\S.*)$", r'<span class="columns">\1</span>', printed[2])
+
+    pattern = re.compile(r'(output_text">\s*<pre>)(.*?)(?=</pre>)', re.DOTALL)
+    return pattern.sub(lambda printed: printed[1] + marked(printed), body)
 
 
 def _offline(text: str) -> str:

@@ -143,6 +143,29 @@ def test_the_plan_of_the_course_can_be_read_on_a_phone(page, tmp_path):
     assert last.evaluate("e => e.getBoundingClientRect().right <= 391")  # scrolled into view
 
 
+def test_printed_columns_scroll_on_a_phone_and_sentences_wrap(page, tmp_path):
+    import nbformat
+
+    from gsas_lab.lessons import publish
+
+    row, sentence = "users, pairs" + 40 * " " + "300, 30,000", 20 * "a sentence & more "
+    printed = nbformat.v4.new_output("stream", name="stdout", text=f"{sentence}\n{row}\n")
+    math = nbformat.v4.new_markdown_cell("# Printed\n\n| loss |\n|---|\n| $\\sigma^\\beta$ |")
+    cells = [math, nbformat.v4.new_code_cell("print()", outputs=[printed])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "printed.ipynb")
+    publish.render(tmp_path / "printed.ipynb", tmp_path / "printed.html")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto((tmp_path / "printed.html").as_uri())
+    assert page.locator(".columns").all_inner_texts() == [row]
+    assert page.locator(".columns").evaluate("e => e.getClientRects().length") == 1  # one line
+    box = page.locator(".output_text pre")
+    assert box.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert box.evaluate("e => e.getBoundingClientRect().right <= 390")
+    assert box.evaluate("e => e.clientHeight > 100")  # the sentence takes many lines
+    size = "e => parseFloat(getComputedStyle(e).fontSize)"
+    assert page.locator("math mi").last.evaluate(size) >= 12
+
+
 def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
     import nbformat
 
