@@ -194,7 +194,9 @@ def alarms(tables: Tables, ax: Axes | None = None, drift: float | None = None) -
     ax.axhline(1 + 5, color=GREY, lw=1, ls="--", label="rings above")
     if drift is not None:
         ax.axvline(drift, color=GREY, lw=1, ls=":", label="the drift begins")
-    return _legend(ax)
+    ax.set_ylim(top=30 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper left", ncols=2, fontsize=11, frameon=False)
+    return ax
 
 
 def reliability(curves: Tables, ax: Axes | None = None, log: bool = True) -> Axes:

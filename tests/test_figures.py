@@ -244,6 +244,22 @@ def test_a_table_shows_whole_numbers_whole_and_leaves_out_what_is_not_there():
     assert rows.loc[0, "a"] == 12000.0
 
 
+def test_the_legend_of_alarms_covers_no_curve():
+    day = np.arange(60)
+    rising = {"SASRec, raw": 60.0, "SASRec, repaired": 0.5, "gSASRec, raw": 4.0, "P itself": 0.1}
+    ax = figures.alarms(
+        {
+            n: pd.DataFrame({"day": day, "up": r * (1 + day), "down": 0.0})
+            for n, r in rising.items()
+        },
+        drift=40,
+    )
+    ax.figure.canvas.draw()
+    box = ax.get_legend().get_window_extent()
+    for line in ax.lines[: len(rising)]:
+        assert not box.count_contains(ax.transData.transform(line.get_xydata()))
+
+
 def test_a_column_of_proportions_has_as_many_decimals_in_each_row():
     columns = {"NDCG": [0.3, 0.009272, None], "Σp": [192.75, 1, 4.08], "t": [0, 0.75, 1]}
     text = figures.table(pd.DataFrame(columns, dtype=object)).to_html()

@@ -109,7 +109,7 @@ def break_figure(
     table = against_chance(of, prob)
     away = np.abs(prob - of.prior).sum(axis=1).mean()
     title = f"<b>Σp of a user {prob.sum(axis=1).mean():.2f}, where 1 is true</b>"
-    story = f"distance to the truth: Σ|p̂ − P| = {away:.2f} a user"
+    story = f"distance to the truth: Σ|p − P| = {away:.2f} a user"
     figure = blank(title, story, "multiple of the most that chance gives (log scale)", "")
     seen = ["seen" if times > 1 else "not seen" for times in table["multiple"]]
     figure.add_scatter(
