@@ -10,8 +10,8 @@ bootstrap fails. Its interval is found by inversion: gaps, plus the noise of res
 measure a distribution, and that belongs to the interval for which the measured value lies between its
 2.5 % and 97.5 % points. What noise adds depends on how the error is spread over the bins, which few
 users cannot tell; so each end supposes what is worst for it (see `Cells.completed`). The lower end is
-0 where users' noise, or chance, explains the value, and never below the mean gap's, which no error
-can be smaller than. For CORP the gaps are those of the isotonic fit, see `redrawn`.
+0 where users' noise, or chance, explains the value, but never below that of the mean gap (99 %),
+which no error can be smaller than. For CORP the gaps are those of the isotonic fit, see `redrawn`.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,6 +42,7 @@ _CHUNK = 1_000_000  # pairs that are put into cells at a time
 _LOWEST = 1e-9  # p̂ below share a cell, and so do those above 1 − 1e-9
 _ROUNDING = 1e-5  # of float32, relative
 _FEW = 30  # hits of a group, below which the normal interval alone is not trusted
+_SURE = 2.576  # standard errors of a 99 % interval
 _ENDS = (0.975, 0.025)  # where the value lies in the distributions of the interval's two ends
 
 
@@ -338,8 +339,9 @@ def interval(
     row["low"] = 0.0 if explained else _end(measure, sparse, lift, value, _ENDS[0])
     row["high"] = _end(measure, even, lift, value, _ENDS[1])
     if model is None:
-        mean = _mean_gap(of)
-        row["low"] = max(row["low"], mean["low"], -mean["high"])
+        # Two lower ends, either may be missed: the mean gap's is that of its 99 % interval.
+        error = max(_SURE * noise.sum(axis=0).std(), _ROUNDING * float(of.share @ of.prob))
+        row["low"] = max(row["low"], abs(gap.sum()) - error)
     return row
 
 

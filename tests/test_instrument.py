@@ -244,12 +244,10 @@ def test_intervals_cover_what_users_without_end_would_show(fault):
         row = instrument.interval(instrument.binned(of), of)
         inside.append(row["low"] - 1e-12 <= truth <= row["high"] + 1e-12)
     assert 0.90 <= np.mean(inside)  # 95 % within three standard errors of 150 simulations
-    if fault == "shift":  # here the mean gap's interval is the error's lower end, and exact
-        assert np.mean(inside) < 0.99
 
 
 @pytest.mark.parametrize(
-    "gaps", [np.ones(20), 2.0 * (-1) ** np.arange(20), 10 * 0.7 ** np.arange(20)]
+    "gaps", [np.zeros(20), np.ones(20), 2.0 * (-1) ** np.arange(20), 10 * 0.7 ** np.arange(20)]
 )
 def test_intervals_cover_small_errors_in_every_bin_and_few_large_ones(gaps):
     """Gaps in standard errors: noise folds back what it cannot tell from none."""
