@@ -3,6 +3,7 @@
     python benchmarks/scale.py            steps.csv and ranking.csv
     python benchmarks/scale.py steps      one of them
     python benchmarks/scale.py training   training.csv, probabilities.csv and training.json: an hour
+    torchrun --nproc-per-node 2 benchmarks/scale.py spread    a line a process, of tables spread over them
 
 The third trains `recipes.million` from nothing (a pass a row, and the clock's seconds since the start,
 the world's generation included), ranks all test users, and holds σ(s) to Theorem 5.1. Killed, it goes
@@ -20,6 +21,7 @@ import time
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gsas_lab  # noqa: F401  isort: skip (before torch: how its threads wait)
 import numpy as np
@@ -27,6 +29,7 @@ import pandas as pd
 import torch
 
 from gsas_lab import (
+    distributed,
     evidence,
     experiment,
     files,
@@ -34,6 +37,7 @@ from gsas_lab import (
     ranking,
     recipes,
     runs,
+    shards,
     splits,
     training,
 )
@@ -140,6 +144,36 @@ def trained() -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     return passes, found.bins, record
 
 
+def spread() -> None:
+    """Prints the peaks of memory, in MB beyond what stood before the model was made: of a tied table of
+    the largest catalogue with lazy Adam and four steps, of 64 users ranked after them, of the whole
+    model written by the first process.
+    """
+    cpu, told = torch.device("cpu"), []
+    with distributed.group(cpu):
+        data = drawn(ITEMS[-1], 1000)
+        experiment.load_data = lambda settings: data
+        shared = SYSTEMS["shared by the batch"]
+        settings = Settings(d=D, tied=True, block="modern", device="cpu", **shared)
+        made = experiment.assemble(settings)
+        before, rng = peak(), np.random.default_rng(0)
+        model = made.model(made.spreads(cpu))
+        taken = training.Step(made, model)
+        taken.seed(1, 1)
+        plan = made.task.plan(data.split.train, 200, WINDOWS, "last", rng)[:4]
+        mine = [distributed.share(windows) for windows in plan]
+        for batch in made.task.batches(data.split.train, mine, 200, rng):
+            taken(batch, 1e-3)
+        told.append(peak() - before)
+        if shards.over(model) > 1:
+            ranking.ranks(model.eval(), data.split.validation.first(64), False)
+            told.append(peak() - before)
+            with TemporaryDirectory() as folder:
+                shards.save(model, Path(folder) / "model.safetensors")
+            told.append(peak() - before)
+        print(distributed.number(), *(f"{1.024 * mb:.0f}" for mb in told), flush=True)
+
+
 def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -151,6 +185,9 @@ def main() -> None:
         "ranking": [(n, "") for n in ITEMS[2:]],
     }
     for name in sys.argv[1:] or cases:
+        if name == "spread":
+            spread()
+            continue
         if name == "training":
             with get_context("fork").Pool(1) as child:
                 passes, bins, record = child.apply(trained)

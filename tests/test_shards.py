@@ -61,12 +61,29 @@ def told(step, *given):
 
 training.Step.__init__ = told
 
+def say(name, **here):
+    here |= {"name": name, "number": distributed.number()}
+    os.write(1, ("told " + json.dumps(here) + chr(10)).encode())  # at once: they share this pipe
+
+def looked_up():
+    table, draw = shards.Shards(41, 3), torch.Generator().manual_seed(distributed.number())
+    whole = torch.arange(123.0).view(41, 3)
+    with torch.no_grad():
+        table.weight.copy_(whole[distributed.number() :: distributed.processes()])
+    ids = torch.randint(0, 41, (5, 7 * distributed.number() + 1), generator=draw)
+    push = torch.randn(*ids.shape, 3, generator=draw)
+    found = table(ids)
+    (found * push).sum().backward()
+    mean = torch.zeros(41, 3).index_add_(0, ids.flatten(), push.flatten(0, 1))
+    mean = distributed.mean(mean)[distributed.number() :: distributed.processes()]
+    furthest = (table.weight.grad.to_dense() - mean).abs().max()
+    say("looked up", same=torch.equal(found, whole[ids]), furthest=float(furthest))
+
 def train(name, words):
     os.environ["GSAS_LAB_RUNS"] = name
     with Most() as most:
         status = command_line.main(words.split())
-    here = {"name": name, "number": distributed.number(), "held": held, "most": most.rows}
-    os.write(1, ("told " + json.dumps(here) + chr(10)).encode())  # at once: they share this pipe
+    say(name, held=held, most=most.rows)
     return status
 
 def stop(name, words, meetings):
@@ -118,6 +135,7 @@ def two(folder):
     went on.
     """
     lines = f"""
+looked_up()
 for name, words in {WAYS}.items():
     assert train("2-" + name, words) == 0
 stop("left", {WAYS["lazy_adam"]!r}, 4)
@@ -133,6 +151,7 @@ assert train("again", {WAYS["lazy_adam"]!r}) == 0
 def four(folder, two):
     """ALIKE, in 4-<way>/; and what was said of going on with what two processes left."""
     lines = f"""
+looked_up()
 for name, words in { {name: WAYS[name] for name in ALIKE} }.items():
     assert train("4-" + name, words) == 0
 assert train("left", {WAYS["lazy_adam"]!r}) == 2
@@ -183,6 +202,13 @@ def test_processes_train_the_model_of_one(folder, two, four, one, way):
         for key, value in here.items():
             if not key.endswith("query_key_value.bias"):  # as in test_distributed.py
                 torch.testing.assert_close(value, there[key], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_rows_come_from_their_owners_and_gradients_go_back_as_a_mean(two, four, processes):
+    told = (two, four)[processes // 4][0]["looked up"]
+    assert len(told) == processes
+    assert all(here["same"] and here["furthest"] < 1e-6 for here in told)
 
 
 def test_with_negatives_of_their_own_the_statistics_agree(folder, two, one):
