@@ -36,12 +36,21 @@ html, body { height: 100%; } body { max-width: none; padding: 0; overflow: hidde
 .reveal .slides section > section { height: 100%; overflow-y: auto; overflow-x: hidden; }
 .reveal h1 { font-size: 1.9em; margin: 0 0 0.5em; } .reveal h2 { font-size: 1.4em; margin: 0.2em 0; }
 .reveal table { font-size: 0.75em; } .reveal pre { font-size: 0.72em; width: 100%; box-shadow: none; }
-.reveal img { max-height: 600px; max-width: 100%; }
+.reveal img { max-height: 540px; max-width: 100%; }
+.reveal :is(.input_area, .output_stream, .output_text) { margin-left: 0; margin-right: 0; }
 """
 _START = """
 Reveal.initialize({width: 1280, height: 720, margin: 0.04, center: false, hash: true,
   slideNumber: "c/t", transition: "none"});
-Reveal.on("slidechanged", () => window.dispatchEvent(new Event("resize")));
+function fit() { // what is higher than the slide becomes smaller
+  window.dispatchEvent(new Event("resize"));
+  const slide = Reveal.getCurrentSlide(), parts = [...slide.children];
+  for (const part of parts) part.style.zoom = 1;
+  for (let zoom = 0.95; slide.scrollHeight > slide.clientHeight + 1 && zoom > 0.6; zoom -= 0.05)
+    for (const part of parts) part.style.zoom = zoom;
+}
+Reveal.on("ready", fit);
+Reveal.on("slidechanged", fit);
 """
 
 
@@ -52,7 +61,8 @@ def marked(book: NotebookNode) -> list[NotebookNode]:
 
 
 def write(notebook: Path, page: Path) -> Path:
-    """The marked cells of an executed notebook as one deck, reveal.js beside it.
+    """The marked cells of an executed notebook as one deck, reveal.js beside it; of code cells,
+    those that show something.
 
     InputError if no cell is marked.
     """
@@ -60,7 +70,7 @@ def write(notebook: Path, page: Path) -> Path:
     if not marked(book):
         raise InputError(f"{notebook} has no marked cell: set slide types in JupyterLab's sidebar.")
     heading, shown = publish.title(book), publish.static(book)
-    shown.cells = marked(shown)
+    shown.cells = [c for c in marked(shown) if c.cell_type != "code" or c.outputs]
     exporter = SlidesExporter(
         raw_template=_TEMPLATE, exclude_input=True, exclude_output_prompt=True
     )

@@ -166,6 +166,36 @@ def test_printed_columns_scroll_on_a_phone_and_sentences_wrap(page, tmp_path):
     assert page.locator("math mi").last.evaluate(size) >= 12
 
 
+def test_no_slide_is_empty_cut_at_its_left_or_higher_than_the_screen(page, tmp_path):
+    import nbformat
+
+    from gsas_lab.lessons import slides
+
+    new = nbformat.v4
+    lines = new.new_output("stream", name="stdout", text="SASRec says so\n" * 40)
+    silent = new.new_output("stream", name="stderr", text="a progress bar")
+    cells = [
+        new.new_markdown_cell("# Deck"),
+        new.new_code_cell("train()", outputs=[silent]),
+        new.new_code_cell("print()", outputs=[lines]),
+    ]
+    for cell, kind in zip(cells, ("slide", "subslide", "subslide"), strict=True):
+        cell.metadata["slideshow"] = {"slide_type": kind}
+    nbformat.write(new.new_notebook(cells=cells), tmp_path / "book.ipynb")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(slides.write(tmp_path / "book.ipynb", tmp_path / "deck.html").as_uri())
+    page.wait_for_selector(".reveal.ready")
+    page.keyboard.press("ArrowDown")
+    here = page.locator("section.present section.present")
+    here.locator("pre").wait_for(state="visible")
+    assert "SASRec says so" in here.inner_text()  # the silent cell is no slide
+    page.wait_for_function(
+        "() => { const s = Reveal.getCurrentSlide(); return s.scrollHeight <= s.clientHeight + 1 }"
+    )
+    left = "e => e.getBoundingClientRect().left"
+    assert here.locator("pre").evaluate(left) >= here.evaluate(left)
+
+
 def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
     import nbformat
 
