@@ -35,7 +35,7 @@ html, body { height: 100%; } body { max-width: none; padding: 0; overflow: hidde
 .reveal .slides { text-align: left; }
 .reveal .slides section > section { height: 100%; overflow-y: auto; overflow-x: hidden; }
 .reveal h1 { font-size: 1.9em; margin: 0 0 0.5em; } .reveal h2 { font-size: 1.4em; margin: 0.2em 0; }
-.reveal table { font-size: 0.75em; } .reveal pre { font-size: 0.72em; width: 100%; box-shadow: none; }
+.reveal table { font-size: 0.75em; } .reveal pre { font-size: 0.72em; width: 100%; box-sizing: border-box; }
 .reveal img { max-height: 540px; max-width: 100%; }
 .reveal :is(.input_area, .output_stream, .output_text) { margin-left: 0; margin-right: 0; }
 """
