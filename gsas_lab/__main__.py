@@ -286,7 +286,10 @@ def _faults(arguments: argparse.Namespace) -> None:
 
 
 def _evidence(arguments: argparse.Namespace) -> None:
-    print(evidence.write_evidence(arguments.dataset, arguments.output))
+    if arguments.measures is None:
+        print(evidence.write_evidence(arguments.dataset, arguments.output))
+    for name in arguments.measures or ():
+        print(evidence.write_measures(shelf.find(name), arguments.output))
 
 
 def _queue(arguments: argparse.Namespace) -> None:
@@ -478,6 +481,10 @@ def _parser() -> argparse.ArgumentParser:
     evidence = commands.add_parser("evidence", help="the summary table and what made each number")
     evidence.add_argument("--dataset", default="known-truth")
     evidence.add_argument("--output", type=_path, default=files.ROOT / "outputs" / "reference")
+    evidence.add_argument(
+        "--measures", nargs="+", metavar="RUN",
+        help="these runs by every measure of calibration and every group, raw and repaired, instead",
+    )  # fmt: skip
     evidence.set_defaults(command=_evidence)
 
     planted = commands.add_parser(

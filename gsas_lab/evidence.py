@@ -1,5 +1,6 @@
 """Runs -> the tables and curves of the notebooks and of outputs/reference, each with what made it."""
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ from gsas_lab.worlds import WORLDS
 _RANKING = ("recall@1", "recall@10", "ndcg@10")
 _PAIRS = 20_000_000  # of user and item: 80 MB of scores
 _FEWEST = 30  # clicks of a month
+_Z = 1.959963984540054
+MEASURES = ("measures.csv", "groups.csv")
 
 
 def some(holdout: Holdout, n_items: int, users: int = 2000) -> Holdout:
@@ -250,6 +253,137 @@ def recalibration(run: runs.Run, users: int = 2000) -> pd.DataFrame:
         test.hits(split.n_items),
         test.candidates(split.n_items, split.protocol.exclude_seen),
     )
+
+
+def measures(run: runs.Run, resamples: int = 1000) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All measures of calibration and all groups of a run's test users -> two tables.
+
+    Of p̂ as it is, with Theorem 5.1 inverted ("analytic") where that is known, with one offset, and
+    with the repair that validation users choose, all fitted to them alone, over the items that may be
+    recommended. Intervals: 95 %, users resampled.
+
+    First: a row for each repair and measure. Σp̂, what is promised to a user who takes one item;
+    Brier and log loss (nats), means over pairs, with discrimination and uncertainty (no interval);
+    `instrument.measures`, without an interval that does not hold the debiased value, as happened to
+    the log loss's miscalibration where p̂ is near 1 and wrong. Columns: system, seed, run, users,
+    repair, chosen (that of the validation users), measure, value, debiased, low, high, chance, note.
+    Second: system, repair, chosen, and the rows of `instrument.by_group`, Holm's correction over the
+    groups of one repair.
+    InputError for a loss without p̂ (BPR).
+    """
+    _require_p(run, None)
+    choice, test = choose_repair(run), run.data.split.test
+    known = pairs(run, test)
+    split = run.data.split
+    items = np.nonzero(test.candidates(split.n_items, split.protocol.exclude_seen))[1]
+    groups = {
+        name: _of_pairs(labels, known.user if np.ndim(labels) == 2 else items)
+        for name, labels in groupings(run.data, test, run.settings.max_length).items()
+    }
+    by_rank = instrument.rank_groups(-np.arange(split.n_items)[None])[0]
+    groups["rank"] = _of_pairs(by_rank, known.rank - 1)
+    told: dict[str, Any] = {"system": run.settings.name, "seed": run.settings.seed}
+    told |= {"run": run.folder.name, "users": len(test.users)}
+    rows, of_groups = [], []
+    for name in dict.fromkeys(("as it is", "analytic", "offset", choice.name)):
+        if name not in choice.repairs:
+            continue
+        prob = known.repaired(choice.repairs[name])
+        table = instrument.by_group(prob, known.hit, groups, known.user)
+        of_groups.append(table)
+        each = instrument.measures(prob, known.hit, known.user, known.rank, resamples=resamples)
+        failed = (each["debiased"] < each["low"]) | (each["debiased"] > each["high"])
+        each.loc[failed, ["debiased", "low", "high"]] = np.nan
+        each.loc[failed, "note"] = "no interval, because it did not hold the debiased value"
+        rows.append(pd.concat([_scores(known, prob, table.iloc[0]), each]))
+        for made in (table, rows[-1]):
+            made.insert(0, "repair", name)
+            made.insert(1, "chosen", name == choice.name)
+    found = pd.concat(rows).rename_axis("measure").reset_index().assign(**told)
+    columns = [*told, "repair", "chosen", "measure", "value", "debiased", "low", "high", "chance"]
+    second = pd.concat(of_groups, ignore_index=True)
+    second.insert(0, "system", told["system"])
+    return found.reindex(columns=[*columns, "note"]).fillna({"note": ""}), second
+
+
+def _of_pairs(labels: ArrayLike, at: np.ndarray) -> pd.Categorical:
+    """Labels (n,) of items, users or ranks -> those of pairs, at the place of each."""
+    code, names = calibration.in_order(*calibration.factorized("group", np.ravel(labels)))
+    return pd.Categorical.from_codes(code[at], pd.Index(names))
+
+
+def _scores(known: repairs.Pairs, prob: np.ndarray, whole: pd.Series) -> pd.DataFrame:
+    """Rows that `instrument.measures` has not: Σp̂ (of the row of all pairs), and the scores."""
+    rows = {"Σp̂": dict(whole[["low", "high"]]) | {"value": whole["ratio"]}}
+    parts = instrument.decomposition(prob, known.hit)
+    with np.errstate(divide="ignore"):
+        losses = {
+            "Brier": np.square(prob - known.hit),
+            "log loss": -np.log(np.where(known.hit, prob, 1 - prob)),
+        }
+    for name, loss in losses.items():
+        row = parts.loc[name]
+        lean = known.by_user(loss) - row["score"] * known.lengths  # of a ratio of sums
+        error = _Z * lean.std(ddof=1) / known.lengths.mean() / np.sqrt(len(lean))
+        rows[name] = {"value": row["score"], "low": row["score"] - error}
+        rows[name] |= {"high": row["score"] + error, "note": row["note"]}
+        for part in ("discrimination", "uncertainty"):
+            rows[f"{name} {part}"] = {"value": row[part]}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def write_measures(run: runs.Run, folder: Path) -> Path:
+    """measures.csv and groups.csv in folder/<data set>, which is returned; the rows of other systems
+    that stand there are kept, and those of this one written anew.
+    """
+    folder = files.output(folder) / Path(run.settings.dataset).stem
+    tables = dict(zip(MEASURES, measures(run), strict=True))
+    with files.locked(folder):
+        for name, table in tables.items():
+            path = folder / name
+            if path.exists():
+                kept = _read(path)
+                if list(kept.columns) != list(table.columns):
+                    raise InputError(f"{path} has other columns: delete it, to make it anew.")
+                kept = kept[kept["system"] != run.settings.name]
+                table = pd.concat([kept, table], ignore_index=True)
+            files.write(path, table.to_csv(index=False, float_format="%.6g").encode())
+    return folder
+
+
+def read_measures(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `write_measures` left in a data set's folder."""
+    first, second = (_read(folder / name) for name in MEASURES)
+    return first, second
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(io.BytesIO(files.read(path)), dtype={"note": str, "verdict": str})
+    return table.fillna({name: "" for name in ("note", "verdict") if name in table})
+
+
+def by_system(measures: pd.DataFrame, repair: str | None = None) -> pd.DataFrame:
+    """Measures × systems as text, "value [low, high]", and the largest value that chance alone gives.
+
+    measures: the first table of `measures`; debiased values where there are. repair: its name; None:
+    each system's chosen one.
+    """
+    own = measures["chosen"] if repair is None else measures["repair"] == repair
+    if not own.any():
+        names = ", ".join(dict.fromkeys(measures["repair"]))
+        raise InputError(f"'{repair}' was measured of no system: choose one of {names}.")
+    columns: dict[str, pd.Series] = {}
+    for (system, name), rows in measures[own].groupby(["system", "repair"], sort=False):
+        rows = rows.set_index("measure")
+        text = rows["debiased"].fillna(rows["value"]).map("{:.3g}".format)
+        known = rows["low"].notna()
+        text[known] += rows.loc[known].apply(
+            lambda r: f" [{r['low']:.3g}, {r['high']:.3g}]", axis=1
+        )
+        columns[f"{system}, {name}"] = text
+    chance = measures[own].groupby("measure", sort=False)["chance"].max()
+    columns["chance, at most"] = chance.map(lambda value: "" if np.isnan(value) else f"{value:.2g}")
+    return pd.DataFrame(columns)
 
 
 def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFrame:

@@ -593,29 +593,43 @@ def by_group(
                   "p", "p_holm", "verdict", "note"]]  # fmt: skip
 
 
-def hidden(table: pd.DataFrame) -> str:
-    """One sentence on a table of `by_group`: which groups does "calibrated on average" hide?"""
+def hidden(table: pd.DataFrame, within: float = 0.0) -> str:
+    """One sentence on a table of `by_group`: which groups does "calibrated on average" hide?
+
+    within: what errs by less, such as 0.1 for 10 %, counts as calibrated, the average and the groups
+    alike, however sure it is: with many users every average differs from 1.
+    """
+    near = np.abs(np.log(table["ratio"].astype(float).clip(lower=1e-300))) <= np.log1p(within)
+    wrong_at = (table["verdict"] != "") & ~near  # a ratio of NaN is near nothing
     whole, groups = table.iloc[0], table.iloc[1:]
-    wrong = groups[groups["verdict"] != ""].sort_values("p_holm")
+    wrong = groups[wrong_at.iloc[1:]].sort_values("p_holm")
     if not 0 < whole["ratio"] < np.inf:
         missing = "no pair is a hit" if whole["predicted"] > 0 else "nothing was promised"
         return f"Promised / observed is not defined, because {missing}."
     average = f"{whole['ratio']:.2f} ({whole['low']:.2f} to {whole['high']:.2f})"
+    limit = f" to within {within:.0%}" if within else ""
     on_average = (
         f"Promised / observed on average {average}"
-        if whole["verdict"]
-        else f"Calibrated on average, promised / observed {average}"
+        if wrong_at.iloc[0]
+        else f"Calibrated on average{limit}, promised / observed {average}"
     )
     if wrong.empty:
-        return f"{on_average}; no group is shown to differ from calibrated."
+        more = " by more" if within else ""
+        return f"{on_average}; no group is shown to differ from calibrated{more}."
     named = [
         f"{row['group']} ({row['grouping']}, "
-        + (f"{row['ratio']:.2f})" if row["ratio"] < np.inf else f"{_never(row)})")
+        + (f"{_ratio(row)})" if row["ratio"] < np.inf else f"{_never(row)})")
         for row in wrong.head(5).to_dict("records")
     ]
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-    joint = "and not" if whole["verdict"] else "but not"
+    joint = "and not" if wrong_at.iloc[0] else "but not"
     return f"{on_average}, {joint} for {', '.join(named)}{more}."
+
+
+def _ratio(row: Mapping[Any, Any]) -> str:
+    said = row["ratio"] * row["hits"]
+    told = f"{said:,.0f} promised, {row['hits']:,} came: {row['ratio']:.2f}"
+    return f"{told}, {row['low']:.2f} to {row['high']:.2f}"
 
 
 def _never(row: Mapping[Any, Any]) -> str:

@@ -326,10 +326,34 @@ def test_groups_that_cancel_are_named_and_the_average_is_not():
     assert verdict["Poetry"] == verdict["Quest"] == ""
     assert ((table["low"] <= table["true_ratio"]) & (table["true_ratio"] <= table["high"])).all()
     sentence = instrument.hidden(table)
-    assert "Noir (genre, 1." in sentence and "Opera" in sentence and "Poetry" not in sentence
+    assert "Opera" in sentence and "Poetry" not in sentence
     row = table.set_index("group").loc["Noir"]
+    came = f"{row['ratio'] * row['hits']:,.0f} promised, {row['hits']} came: {row['ratio']:.2f}"
+    assert f"Noir (genre, {came}, {row['low']:.2f} to {row['high']:.2f})" in sentence
     inside = np.broadcast_to(genre == "Noir", hit.shape)
     assert row["ratio"] == pytest.approx(said[inside].sum() / hit[inside].sum())
+
+
+def test_what_errs_by_less_than_asked_counts_as_calibrated():
+    table = pd.DataFrame(
+        {
+            "grouping": ["all", "own", "own"],
+            "group": ["all pairs", "a", "b"],
+            "hits": [900, 400, 500],
+        }
+        | {"predicted": 0.1, "ratio": [1.02, 1.08, 0.97], "low": [1.01, 1.05, 0.95]}
+        | {"high": [1.03, 1.11, 0.99], "p_holm": 1e-4}
+        | {"verdict": ["overconfident", "overconfident", "underconfident"]}
+    )
+    strict = instrument.hidden(table)
+    assert strict.startswith(
+        "Promised / observed on average 1.02 (1.01 to 1.03), and not for a (own"
+    )
+    assert "485 promised, 500 came: 0.97, 0.95 to 0.99" in strict
+    some = instrument.hidden(table, within=0.05)
+    assert some.startswith("Calibrated on average to within 5%, promised / observed 1.02 (1.01 to")
+    assert "but not for a (own, 432 promised, 400 came: 1.08, 1.05 to 1.11)." in some
+    assert instrument.hidden(table, within=0.1).endswith("differ from calibrated by more.")
 
 
 def test_intervals_of_groups_cover_their_true_ratio():
