@@ -38,6 +38,7 @@ from gsas_lab import (
     repairs,
     runs,
     shelf,
+    threads,
 )
 from gsas_lab.errors import InputError
 from gsas_lab.settings import Settings
@@ -173,7 +174,8 @@ def _notebooks(arguments: argparse.Namespace) -> None:
     dataset = interactions.place(arguments.dataset)
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder = files.HOME / "outputs" / f"{Path(dataset).stem}-{stamp}"
-    _publish(dataset, arguments.output or folder, dict(map(_parameter, arguments.parameter)))
+    given = dict(map(_parameter, arguments.parameter))
+    _publish(dataset, arguments.output or folder, given, arguments.at_once)
 
 
 def _site(arguments: argparse.Namespace) -> None:
@@ -185,13 +187,14 @@ def _site(arguments: argparse.Namespace) -> None:
         figures, page = gallery.figures(dataset), "explorers.html"
         return {publish.write_gallery(figures, folder / page, "Explorers", gallery.STORY): page}
 
-    _publish(dataset, arguments.output, {}, explorers)
+    _publish(dataset, arguments.output, {}, arguments.at_once, explorers)
 
 
 def _publish(
     dataset: str,
     folder: Path,
     given: dict[str, Any],
+    at_once: int,
     more: Callable[[Path], dict[str, str]] = lambda _: {},
 ) -> None:
     """The notebooks' pages with those of docs/, the exercises, and what more(folder) adds."""
@@ -232,6 +235,7 @@ def _publish(
         str(protocol),
         beside,
         recipes.SHARED,
+        at_once,
     )
     print(f"\n{evidence.summary(dataset, **shared).to_string()}\n\n{protocol}\n\n{index}")
 
@@ -459,6 +463,11 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument("--dataset", default="known-truth")
     site.add_argument("--output", type=_path, default=files.HOME / "outputs" / "site")
     site.set_defaults(command=_site)
+    for command in (notebooks, site):
+        command.add_argument(
+            "--at-once", type=int, default=min(2, threads.cores()),
+            help="notebooks side by side; none: two, if there are two cores",
+        )  # fmt: skip
 
     exercises = commands.add_parser("exercises", help="make the exercises from their solutions")
     exercises.set_defaults(command=_exercises)

@@ -12,12 +12,13 @@ there are a checkpoint.pt and a best-<epoch>.pt in their place, or share-<epoch>
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Set
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -40,7 +41,7 @@ from gsas_lab import (
     training,
 )
 from gsas_lab.batches import pad_right
-from gsas_lab.errors import InputError
+from gsas_lab.errors import Busy, InputError
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
 from gsas_lab.interactions import PAD
 from gsas_lab.losses import SIGMOID, SOFTMAX, Loss
@@ -426,7 +427,8 @@ def train(
     each epoch with all rows so far. With several processes (distributed.py) the first one leaves the
     folder; the others return when the training ends, before it is whole.
 
-    InputError if another process is training this run, and if one of the files of the finished run
+    InputError if another process is training this run (waited for where GSAS_LAB_HEADLESS is set,
+    as in notebooks that `make run` executes), and if one of the files of the finished run
     was damaged since: training is not repeated unasked. Damaged metrics and ranks are made again
     from the weights.
     """
@@ -449,11 +451,26 @@ def train(
             elsewhere = (1 - share) * count * (data.split.n_items + 1) * settings.d
             check_weights(experiment.weights - int(elsewhere), device)
     model = experiment.model(spread).to(device)
-    with files.locked(folder) if distributed.first() else nullcontext():
+    with _alone(folder) if distributed.first() else nullcontext():
         # Another process may have ended it just now.
         if not distributed.from_first((folder / files.MANIFEST).exists):
             _train(experiment, model, device, folder, on_epoch)
     return Run(settings, folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """`files.locked`; a notebook that runs without its reader waits for the one beside it."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(files.locked(folder))
+                break
+            except Busy:
+                if not os.environ.get("GSAS_LAB_HEADLESS"):
+                    raise
+            time.sleep(0.2)
+        yield
 
 
 def _found(run: Run, experiment: Experiment) -> bool:

@@ -42,6 +42,7 @@ import torch
 from gsas_lab import files, parts, recipes, runs
 from gsas_lab.errors import Busy, InputError
 from gsas_lab.settings import OF_DATA, Settings
+from gsas_lab.threads import cores
 from gsas_lab.training import HISTORY
 
 Show = Callable[[pd.DataFrame], None]
@@ -540,8 +541,8 @@ def _side_by_side(
     """
     on_gpu = any(job.settings.device in ("auto", "cuda") for job in jobs)
     gpus = _gpus() if on_gpu else []
-    at_once = min(at_once or len(gpus) or _cores(), of)
-    threads = max(1, _cores() // at_once)
+    at_once = min(at_once or len(gpus) or cores(), of)
+    threads = max(1, cores() // at_once)
     free = [gpus[i % len(gpus)] if gpus else None for i in range(at_once)]
     waiting = deque(jobs)
     workers: list[_Worker] = []
@@ -621,10 +622,6 @@ def _why(code: int, log: Path) -> str:
     return f"Failed twice ({lines[-1]}): see {log}."
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _gpus() -> list[str]:
     """The names by which CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -651,10 +648,10 @@ def _on_cluster(
     kind = given.pop("cluster", "slurm")
     threads = None
     if kind == "local":
-        threads = max(1, _cores() // len(jobs))
-        if len(jobs) > _cores():
+        threads = max(1, cores() // len(jobs))
+        if len(jobs) > cores():
             raise InputError(
-                f"submitit's local executor starts all {len(jobs)} runs at once on {_cores()} "
+                f"submitit's local executor starts all {len(jobs)} runs at once on {cores()} "
                 "cores: ask for fewer, or leave cluster out."
             )
     try:

@@ -17,6 +17,7 @@ from gsas_lab import files, results
 from gsas_lab.__main__ import main
 from gsas_lab.errors import Busy, InputError
 from gsas_lab.lessons import publish
+from gsas_lab.threads import cores
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def pages(published: Path) -> dict[str, BeautifulSoup]:
     }
 
 
-def _notebook(folder: Path, *cells: str, parameters: str = "k = 1") -> Path:
-    path = folder / "00_made.ipynb"
+def _notebook(folder: Path, *cells: str, parameters: str = "k = 1", name: str = "00_made") -> Path:
+    path = folder / f"{name}.ipynb"
     first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
     rest = [new_code_cell(cell) for cell in cells]
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Made"), first, *rest]), path)
@@ -202,6 +203,53 @@ def test_a_failing_notebook_is_named_with_its_cell_and_kept_apart(tmp_path):
     assert not folder.exists()
     kept = (tmp_path / "run.partial" / "00_made.ipynb").read_text()
     assert "so far\\n" in kept and "ZeroDivisionError" in kept
+
+
+_MEETING = """import os, time; from pathlib import Path; Path({mine!r}).touch()
+while not Path({other!r}).exists(): time.sleep(0.05)
+print(os.environ["OMP_NUM_THREADS"], "threads,", {mine!r}, "has met", {other!r})"""
+
+
+def test_two_notebooks_run_side_by_side(tmp_path, monkeypatch, capsys):
+    """Each waits for the other one; a third follows; the index has their order."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    books = [
+        _notebook(tmp_path, _MEETING.format(mine="a", other="b"), name="00_a"),
+        _notebook(tmp_path, _MEETING.format(mine="b", other="a"), name="01_b"),
+        _notebook(tmp_path, "print('after')", name="02_c"),
+    ]
+    index = publish.execute_all(books, tmp_path / "run", {}, at_once=2)
+    share = max(1, cores() // 2)
+    for name, told in {"00_a": "'a' has met 'b'", "01_b": "'b' has met 'a'"}.items():
+        (output,) = nbformat.read(index.parent / f"{name}.ipynb", 4).cells[-1].outputs
+        assert output.text == f"{share} threads, {told}\n".replace("'", "")
+    page = BeautifulSoup(index.read_text(), "html.parser")
+    links = [link["href"] for link in page.select("ol.pages h2 a")]
+    assert links == ["00_a.html", "01_b.html", "02_c.html"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["[1/3] 00_a.ipynb …", "[2/3] 01_b.ipynb …"]
+    assert len(lines) == 6 and re.fullmatch(r"\[3/3\] 02_c.ipynb: \d+ s", lines[-1])
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_failing_notebook_ends_the_one_beside_it(tmp_path):
+    books = [
+        _notebook(tmp_path, "import time; open('begun', 'w'); time.sleep(300)", name="00_long"),
+        _notebook(tmp_path, _MEETING.format(mine="x", other="begun"), "1 / 0", name="01_fails"),
+        _notebook(tmp_path, "open('never', 'w')", name="02_never"),
+    ]
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"01_fails.ipynb stopped at cell 3 with ZeroDivision"):
+        publish.execute_all(books, tmp_path / "run", {}, at_once=2)
+    assert time.monotonic() - began < 120
+    assert not (tmp_path / "run").exists() and not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("at_once", [0, -1, 1.5, True])
+def test_notebooks_side_by_side_are_a_whole_number(tmp_path, at_once):
+    with pytest.raises(InputError, match="at_once must be 1 or more, a whole number"):
+        publish.execute_all([_notebook(tmp_path)], tmp_path / "run", {}, at_once=at_once)
+    assert main(["notebooks", "--at-once", "0", "--output", str(tmp_path / "run")]) == 2
 
 
 def test_other_files_in_the_folder_stay(tmp_path):

@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -157,6 +159,20 @@ def test_one_process_trains_a_run_and_another_is_sent_away(small_world):
     (run.folder / "lock").write_text("1234 on a machine that lost its power")
     assert runs.train(small_world).folder == run.folder
     assert not (run.folder / "lock").exists()
+
+
+def test_notebooks_that_run_side_by_side_wait_for_one_another(small_world, monkeypatch):
+    """One of two trains, the other finds what it left."""
+    monkeypatch.setenv("GSAS_LAB_HEADLESS", "1")
+    trained, both = [], Barrier(2)
+
+    def begin() -> runs.Run:
+        both.wait()
+        return runs.train(small_world, on_epoch=trained.append)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (future.result() for future in [pool.submit(begin), pool.submit(begin)])
+    assert one.folder == other.folder and len(trained) == small_world.epochs
 
 
 def test_a_whole_number_is_the_same_run_as_its_float(small_world):

@@ -215,7 +215,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
         assert (row["ndcg@10 95% interval low"], row["ndcg@10 95% interval high"]) == (low, high)
         assert row["epochs trained"] == 20 == row["epochs"]
         assert row["commit"] and row["date"] == run.environment["date"]
-        assert f"{max(1, sweeps._cores() // 2)} threads" in row["trained on"]
+        assert f"{max(1, sweeps.cores() // 2)} threads" in row["trained on"]
     assert not table.columns.duplicated().any()
     folder = place / "sweep"
     assert {file.name for file in folder.iterdir()} == {
@@ -469,7 +469,7 @@ def test_a_sweep_goes_to_a_home(place, whole, fresh, monkeypatch):
 def test_a_cluster_trains_the_same_runs_into_the_same_table(place, whole, fresh, faulty):
     first = grid(place)[NAMES[0]]
     named = {NAMES[0]: first, "faulty": replace(first, sampler=faulty)}
-    named = dict(list(named.items())[: sweeps._cores()])
+    named = dict(list(named.items())[: sweeps.cores()])
     seen = []
     table = sweeps.run(named, fresh / "sweep", cluster={"cluster": "local"}, show=seen.append)
     assert seen[-1]["state"].tolist() == [
@@ -532,7 +532,7 @@ def test_a_nodes_own_device_names_the_run(place, fresh, monkeypatch):
     ],
 )
 def test_a_cluster_that_cannot_be_had_is_one_sentence(place, fresh, cluster, message):
-    named = grid(place, "[grid]\nseed = " + str(list(range(1, sweeps._cores() + 2))))
+    named = grid(place, "[grid]\nseed = " + str(list(range(1, sweeps.cores() + 2))))
     with pytest.raises(InputError, match=message) as caught:
         sweeps.run(named, fresh / "sweep", cluster=cluster, show=lambda _: None)
     assert "\n" not in str(caught.value)

@@ -9,11 +9,15 @@ import ast
 import copy
 import html
 import logging
+import multiprocessing
 import os
 import platform
 import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +36,8 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
-from gsas_lab import __version__, figures, files
-from gsas_lab.errors import InputError
+from gsas_lab import __version__, figures, files, threads
+from gsas_lab.errors import InputError, whole_number
 
 logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of settings that no cell declares
 
@@ -57,8 +61,12 @@ def execute_all(
     note: str = "",
     beside: Callable[[Path], dict[str, str]] | None = None,
     everywhere: Collection[str] = (),
+    at_once: int = 1,
 ) -> Path:
     """Execute notebooks in order; leave them, their pages and index.html in folder.
+
+    at_once: so many side by side, each with its share of the cores. More than one start processes
+    that import the caller's script, which needs `if __name__ == "__main__":` then.
 
     Each notebook gets those of the parameters that it declares or that stand in everywhere. After the last notebook summary()
     gives a table for the index and beside(folder) writes further files there: it returns the pages
@@ -70,22 +78,71 @@ def execute_all(
     or one of another type than its default, a folder that is no place for results or in which
     another process works, one with files of these names that no call has left as they are, and a
     <folder>.partial that is of no earlier call; and for a notebook
-    that fails, which stays in <folder>.partial, executed as far as it came.
+    that fails, which stays in <folder>.partial, executed as far as it came: no other one is begun
+    then, and those beside it are ended.
     """
+    whole_number("at_once", at_once)
     folder = files.output(folder).resolve()
     own = check_parameters(notebooks, parameters, everywhere)
     pages = [f"{book.stem}{end}" for book in notebooks for end in (".html", ".ipynb")]
     with files.locked(folder), files.workplace(folder, pages) as partial:
-        for place, notebook in enumerate(notebooks, start=1):
-            print(f"[{place}/{len(notebooks)}] {notebook.name} …", end=" ", flush=True)
-            seconds = execute(notebook, partial / notebook.name, own[notebook])
-            print(f"{_minutes(seconds)}", flush=True)
         made = [partial / notebook.name for notebook in notebooks]
+        calls = [(b, place, own[b]) for b, place in zip(notebooks, made, strict=True)]
+        if at_once == 1:
+            for told, call in zip(_counted(notebooks), calls, strict=True):
+                print(f"{told} …", end=" ", flush=True)
+                print(_minutes(execute(*call)), flush=True)
+        else:
+            _side_by_side(calls, _counted(notebooks), at_once)
         for notebook in made:
             render(notebook, notebook.with_suffix(".html"), made)
         others = beside(partial) if beside else {}
         write_index(made, summary() if summary else None, note, others)
     return folder / "index.html"
+
+
+def _counted(notebooks: Sequence[Path]) -> list[str]:
+    return [f"[{place}/{len(notebooks)}] {b.name}" for place, b in enumerate(notebooks, start=1)]
+
+
+def _side_by_side(
+    calls: Sequence[tuple[Path, Path, dict[str, Any]]], told: Sequence[str], at_once: int
+) -> None:
+    """`execute(*call)` for each, in order, at_once of them in processes of their own."""
+    share = {"OMP_NUM_THREADS": str(max(1, threads.cores() // at_once))}
+    waiting, running = deque(zip(calls, told, strict=True)), dict[Future[float], str]()
+    with (
+        _environment(**(share | os.environ)),  # where the user has said it, that
+        ProcessPoolExecutor(
+            at_once, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        ) as pool,
+    ):
+        shows: Future[float] | None = None  # progress bars: two would write over each other
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    call, name = waiting.popleft()
+                    print(f"{name} …", flush=True)
+                    started = pool.submit(execute, *call, shows is None)
+                    running[started], shows = name, shows or started
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    shows = None if future is shows else shows
+                    print(f"{running.pop(future)}: {_minutes(future.result())}", flush=True)
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # nbclient ends its kernel then
+            raise
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def check_parameters(
@@ -131,11 +188,11 @@ def declared_parameters(book: NotebookNode) -> dict[str, Any]:
     return found
 
 
-def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> float:
+def execute(notebook: Path, output: Path, parameters: dict[str, Any], bars: bool = True) -> float:
     """Execute one notebook headlessly, in its own folder as JupyterLab does; seconds it took.
 
     Raises InputError with the notebook, the cell and the error; output is then kept as far as the
-    notebook came. On a terminal the notebook's progress bars are passed on.
+    notebook came. bars: on a terminal the notebook's progress bars are passed on.
     """
     with _environment(GSAS_LAB_HEADLESS="1", PYDEVD_DISABLE_FILE_VALIDATION="1"):
         for start in range(1, KERNEL_STARTS + 1):
@@ -147,7 +204,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> float:
                     kernel_name="python3",
                     progress_bar=False,
                     cwd=notebook.parent,
-                    stderr_file=sys.stderr if sys.stderr.isatty() else None,
+                    stderr_file=sys.stderr if bars and sys.stderr.isatty() else None,
                     store_widget_state=False,
                     config=KERNEL,
                 )
