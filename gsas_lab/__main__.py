@@ -45,6 +45,7 @@ from gsas_lab.settings import Settings
 
 NOTEBOOKS = files.ROOT / "notebooks"
 DOCS = files.ROOT / "docs"
+LONG = ("01_overconfidence", "02_gbce_theory", "03_training", "09_your_own_parts")  # each trains
 
 
 def main(words: list[str] | None = None) -> int:
@@ -236,6 +237,7 @@ def _publish(
         beside,
         recipes.SHARED,
         at_once,
+        LONG,
     )
     print(f"\n{evidence.summary(dataset, **shared).to_string()}\n\n{protocol}\n\n{index}")
 

@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from gsas_lab import files, results
-from gsas_lab.__main__ import main
+from gsas_lab.__main__ import LONG, NOTEBOOKS, main
 from gsas_lab.errors import Busy, InputError
 from gsas_lab.lessons import publish
 from gsas_lab.threads import cores
@@ -211,24 +211,25 @@ print(os.environ["OMP_NUM_THREADS"], "threads,", {mine!r}, "has met", {other!r})
 
 
 def test_two_notebooks_run_side_by_side(tmp_path, monkeypatch, capsys):
-    """Each waits for the other one; a third follows; the index has their order."""
+    """Two wait for one another, a third one follows; the index has the order of reading."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     books = [
-        _notebook(tmp_path, _MEETING.format(mine="a", other="b"), name="00_a"),
-        _notebook(tmp_path, _MEETING.format(mine="b", other="a"), name="01_b"),
-        _notebook(tmp_path, "print('after')", name="02_c"),
+        _notebook(tmp_path, _MEETING.format(mine="a", other="c"), name="00_a"),
+        _notebook(tmp_path, "print('after')", name="01_b"),
+        _notebook(tmp_path, _MEETING.format(mine="c", other="a"), name="02_c"),
     ]
-    index = publish.execute_all(books, tmp_path / "run", {}, at_once=2)
+    index = publish.execute_all(books, tmp_path / "run", {}, at_once=2, first=["02_c"])
     share = max(1, cores() // 2)
-    for name, told in {"00_a": "'a' has met 'b'", "01_b": "'b' has met 'a'"}.items():
+    for name, told in {"00_a": "'a' has met 'c'", "02_c": "'c' has met 'a'"}.items():
         (output,) = nbformat.read(index.parent / f"{name}.ipynb", 4).cells[-1].outputs
         assert output.text == f"{share} threads, {told}\n".replace("'", "")
     page = BeautifulSoup(index.read_text(), "html.parser")
     links = [link["href"] for link in page.select("ol.pages h2 a")]
     assert links == ["00_a.html", "01_b.html", "02_c.html"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["[1/3] 00_a.ipynb …", "[2/3] 01_b.ipynb …"]
-    assert len(lines) == 6 and re.fullmatch(r"\[3/3\] 02_c.ipynb: \d+ s", lines[-1])
+    assert lines[:2] == ["[3/3] 02_c.ipynb …", "[1/3] 00_a.ipynb …"]
+    assert len(lines) == 6 and sum(bool(re.fullmatch(r".*b: \d+ s", line)) for line in lines) == 3
+    assert all((NOTEBOOKS / f"{name}.ipynb").exists() for name in LONG)
     assert "OMP_NUM_THREADS" not in os.environ
 
 

@@ -62,11 +62,13 @@ def execute_all(
     beside: Callable[[Path], dict[str, str]] | None = None,
     everywhere: Collection[str] = (),
     at_once: int = 1,
+    first: Collection[str] = (),
 ) -> Path:
     """Execute notebooks in order; leave them, their pages and index.html in folder.
 
-    at_once: so many side by side, each with its share of the cores. More than one start processes
-    that import the caller's script, which needs `if __name__ == "__main__":` then.
+    at_once: so many side by side, each with its share of the cores, and those named in first before
+    all others, since what takes long should not end alone. More than one start processes that
+    import the caller's script, which needs `if __name__ == "__main__":` then.
 
     Each notebook gets those of the parameters that it declares or that stand in everywhere. After the last notebook summary()
     gives a table for the index and beside(folder) writes further files there: it returns the pages
@@ -93,7 +95,8 @@ def execute_all(
                 print(f"{told} …", end=" ", flush=True)
                 print(_minutes(execute(*call)), flush=True)
         else:
-            _side_by_side(calls, _counted(notebooks), at_once)
+            told_of = zip(calls, _counted(notebooks), strict=True)
+            _side_by_side(sorted(told_of, key=lambda c: c[0][0].stem not in first), at_once)
         for notebook in made:
             render(notebook, notebook.with_suffix(".html"), made)
         others = beside(partial) if beside else {}
@@ -106,11 +109,11 @@ def _counted(notebooks: Sequence[Path]) -> list[str]:
 
 
 def _side_by_side(
-    calls: Sequence[tuple[Path, Path, dict[str, Any]]], told: Sequence[str], at_once: int
+    calls: Sequence[tuple[tuple[Path, Path, dict[str, Any]], str]], at_once: int
 ) -> None:
-    """`execute(*call)` for each, in order, at_once of them in processes of their own."""
+    """`execute(*call)` for each (call, its name), at_once of them, in processes of their own."""
     share = {"OMP_NUM_THREADS": str(max(1, threads.cores() // at_once))}
-    waiting, running = deque(zip(calls, told, strict=True)), dict[Future[float], str]()
+    waiting, running = deque(calls), dict[Future[float], str]()
     with (
         _environment(**(share | os.environ)),  # where the user has said it, that
         ProcessPoolExecutor(
