@@ -38,6 +38,7 @@ html, body { height: 100%; } body { max-width: none; padding: 0; overflow: hidde
 .reveal table { font-size: 0.75em; } .reveal pre { font-size: 0.72em; width: 100%; box-sizing: border-box; }
 .reveal img { max-height: 540px; max-width: 100%; }
 .reveal :is(.input_area, .output_stream, .output_text) { margin-left: 0; margin-right: 0; }
+.reveal .plot .controls { display: flex; position: static; pointer-events: auto; font-size: 16px; }
 """
 _START = """
 Reveal.initialize({width: 1280, height: 720, margin: 0.04, center: false, hash: true,
@@ -46,6 +47,8 @@ function fit() { // what is higher than the slide becomes smaller
   window.dispatchEvent(new Event("resize"));
   const slide = Reveal.getCurrentSlide(), parts = [...slide.children];
   for (const part of parts) part.style.zoom = 1;
+  for (const plot of slide.querySelectorAll(".js-plotly-plot")) // drawn where it had no width
+    Plotly.relayout(plot, { width: plot.parentElement.clientWidth });
   for (let zoom = 0.95; slide.scrollHeight > slide.clientHeight + 1 && zoom > 0.6; zoom -= 0.05)
     for (const part of parts) part.style.zoom = zoom;
 }

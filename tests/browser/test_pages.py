@@ -196,6 +196,32 @@ def test_no_slide_is_empty_cut_at_its_left_or_higher_than_the_screen(page, tmp_p
     assert here.locator("pre").evaluate(left) >= here.evaluate(left)
 
 
+def test_a_slide_has_its_figure_s_sliders_and_all_its_width(page, tmp_path):
+    import json
+
+    import nbformat
+
+    from gsas_lab.lessons import publish, slides, theory_explorers
+
+    figure = json.loads(theory_explorers.sigmoid_explorer().static().to_json())
+    shown = nbformat.v4.new_output("display_data", data={publish.PLOT: figure})
+    cells = [
+        nbformat.v4.new_markdown_cell("# Deck"),
+        nbformat.v4.new_code_cell("", outputs=[shown]),
+    ]
+    for cell in cells:
+        cell.metadata["slideshow"] = {"slide_type": "slide"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "book.ipynb")
+    page.goto(slides.write(tmp_path / "book.ipynb", tmp_path / "deck.html").as_uri())
+    page.wait_for_selector(".reveal.ready")
+    page.keyboard.press("ArrowRight")
+    page.locator(".plot .controls input").first.wait_for(state="visible")
+    page.wait_for_function(
+        "() => { const p = document.querySelector('.js-plotly-plot');"
+        " return p._fullLayout.width > 0.9 * p.closest('.plot').clientWidth }"
+    )
+
+
 def test_a_deck_of_slides_is_walked_through_without_a_network(page, published, tmp_path):
     import nbformat
 
