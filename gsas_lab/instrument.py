@@ -317,7 +317,8 @@ def interval(
     debiased: value − (mean over resampled users − value), at least 0, as Kumar, Liang and Ma (2019)
     do with normal draws; it leaves half of the bias of a calibrated model. chance: the mean when
     hits are drawn from p̂. truth: the measure's value without any noise. model: gaps and noise
-    instead of the measured ones and the users', such as `redrawn`.
+    instead of the measured ones and the users', such as `redrawn`. low, high: of binned ECE they held
+    the error of users without end in 93.7 to 99.7 % of simulations, by fault (docs/LOG.md).
     """
     value = float(measure(of.gap[:, None])[0])
     row = {"value": value} | dict.fromkeys(("debiased", "low", "high", "chance", "truth"), np.nan)
