@@ -68,8 +68,8 @@ class Cells:
         Noise adds most to a norm where few bins have all of the error: for the lower end those keep
         their gap that exceed √(2 log B) standard errors, what noise alone gives the largest of B
         (Donoho & Johnstone, 1994), and the others have none. It adds least where all bins have
-        equally much, in standard errors: for the upper end they do, with the measured signs. Where
-        users do not differ at all, the measured gaps stay.
+        equally much, in standard errors: for the upper end they do, with the measured signs, or else
+        the measured gaps stay, whichever end is higher.
         """
         gap, width = (
             np.add.reduceat(self.gap, self.starts),
@@ -318,7 +318,7 @@ def interval(
     do with normal draws; it leaves half of the bias of a calibrated model. chance: the mean when
     hits are drawn from p̂. truth: the measure's value without any noise. model: gaps and noise
     instead of the measured ones and the users', such as `redrawn`. low, high: of binned ECE they held
-    the error of users without end in 93.7 to 99.7 % of simulations, by fault (docs/LOG.md).
+    the error of users without end in at least 93.7 % of simulations, by fault (docs/LOG.md).
     """
     value = float(measure(of.gap[:, None])[0])
     row = {"value": value} | dict.fromkeys(("debiased", "low", "high", "chance", "truth"), np.nan)
@@ -338,7 +338,8 @@ def interval(
     # Bins without a hit have none among resampled users either: chance must not explain the value.
     explained = np.quantile(chance, _ENDS[0]) >= value
     row["low"] = 0.0 if explained else _end(measure, sparse, lift, value, _ENDS[0])
-    row["high"] = _end(measure, even, lift, value, _ENDS[1])
+    directions = [gap] if even is gap else [gap, even]  # smoothed, equal errors cancel
+    row["high"] = max(_end(measure, at, lift, value, _ENDS[1]) for at in directions)
     if model is None:
         # Two lower ends, either may be missed: the mean gap's is that of its 99 % interval.
         error = max(_SURE * noise.sum(axis=0).std(), _ROUNDING * float(of.share @ of.prob))
