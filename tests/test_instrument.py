@@ -247,13 +247,20 @@ def test_intervals_cover_what_users_without_end_would_show(fault):
 
 
 @pytest.mark.parametrize(
-    "gaps", [np.zeros(20), np.ones(20), 2.0 * (-1) ** np.arange(20), 10 * 0.7 ** np.arange(20)]
+    "gaps",
+    [
+        np.zeros(20),
+        np.ones(20),
+        np.full(20, 2.0),
+        2.0 * (-1) ** np.arange(20),
+        10 * 0.7 ** np.arange(20),
+    ],
 )
 def test_intervals_cover_small_errors_in_every_bin_and_few_large_ones(gaps):
     """Gaps in standard errors: noise folds back what it cannot tell from none."""
     rng = np.random.default_rng(13)
     size, missed = np.full(20, 1 / 20), []
-    for _ in range(400):
+    for _ in range(1000):
         noise, gap = rng.standard_normal((20, 200)), gaps + rng.standard_normal(20)
         of = instrument.Cells(
             np.linspace(0, 1, 21), np.arange(20), size, size, size, gap * 1e-3, np.arange(20),
@@ -261,7 +268,7 @@ def test_intervals_cover_small_errors_in_every_bin_and_few_large_ones(gaps):
         )  # fmt: skip
         row = instrument.interval(instrument.binned(of), of)
         missed.append(not row["low"] <= np.abs(gaps).sum() * 1e-3 <= row["high"])
-    assert np.mean(missed) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert np.mean(missed) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
 
 
 def test_smoothed_errors_that_cancel_do_not_pull_the_upper_end_down():
