@@ -40,7 +40,7 @@ from gsas_lab import (
     shelf,
     threads,
 )
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.settings import Settings
 
 NOTEBOOKS = files.ROOT / "notebooks"
@@ -277,7 +277,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
         print(f"failed: {run['name']}: {run['error']}", file=sys.stderr)
     if len(failed):
         raise InputError(
-            f"{len(failed)} of {len(table)} runs failed: the same command tries them again."
+            f"{len(failed)} of {counted(len(table), 'run')} failed: the same command tries them "
+            "again."
         )
 
 

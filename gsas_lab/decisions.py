@@ -80,7 +80,7 @@ def ladder(
     """What is shown, said and hit where all items with p̂ ≥ threshold are shown, means over users.
 
     Rows from the highest threshold on, `steps` at most, equal p̂ never apart: threshold, shown (items),
-    predicted (Σp̂ of them), hits, and with the prior true (ΣP). Of matrices of any width, as `best`'s.
+    predicted (Σp of them), hits, and with the prior true (ΣP). Of matrices of any width, as `best`'s.
     """
     p, steps = _matrix("prob", prob), whole_number("steps", steps)
     hits = _same_shape("hit", check_hits(hit), p)
@@ -118,7 +118,7 @@ def profit(rungs: pd.DataFrame, value: float, cost: float) -> pd.DataFrame:
 def slate(
     prob: ArrayLike, hit: ArrayLike, prior: ArrayLike | None = None, size: int = 10
 ) -> pd.Series:
-    """Hits of each user's `size` most probable items: predicted (Σp̂), realised with low and high (its
+    """Hits of each user's `size` most probable items: predicted (Σp), realised with low and high (its
     95 % interval over users), and with the prior expected (ΣP of them) and most, the best slate's.
     """
     p, size = _matrix("prob", prob), whole_number("size", size)
@@ -144,7 +144,7 @@ def alarm(
     """Does what comes still agree with what is said? One row a day, in order; rings where not.
 
     prob, hit (n,): p̂ of what was shown and whether it was a hit; day (n,). Columns: day, shown,
-    predicted (Σp̂), hits, z = (hits − Σp̂) / √Σp̂(1 − p̂), up and down, the two CUSUM sums of z beyond
+    predicted (Σp), hits, z = (hits − Σp) / √Σp(1 − p), up and down, the two CUSUM sums of z beyond
     `slack` (Page, 1954), and rings, where one of them is above `limit`. With calibrated p̂ and slack
     0.5, limit 5 a false alarm comes once in about 470 days (both sums), and a shift of one standard
     deviation a day is heard after about 10.

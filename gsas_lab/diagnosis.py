@@ -31,7 +31,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from gsas_lab import calibration, repairs, runs, theory
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.splits import Holdout
 from gsas_lab.theory import FixedPoint
 
@@ -657,9 +657,10 @@ def _notes(
 
 
 def _impressions(again: np.ndarray) -> str:
+    rows = int(again.sum())
     return (
-        f"{int(again.sum()):,} rows repeat a user and item: each row counts as an impression of its "
-        "own."
+        f"{counted(rows, 'row')} repeat{'s' * (rows == 1)} a user and item: each row counts as "
+        "an impression of its own."
     )
 
 

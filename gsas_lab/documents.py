@@ -78,7 +78,7 @@ class System:
     def cost(self) -> str:
         """Seconds of the quickest training: the others ran beside other work."""
         row = self.rows.sort_values("training seconds").iloc[0]
-        threads = re.search(r"(\d+) threads", str(row["trained on"]))
+        threads = re.search(r"(\d+) threads?\b", str(row["trained on"]))
         one = " †" if threads and threads[1] == "1" else ""
         return f"{row['training seconds']:,.0f}{one}" if row["training seconds"] else ""
 
@@ -220,7 +220,7 @@ def table_2_effects() -> str:
         one, two = systems[row["from"]], systems[row["to"]]
         assert one and two
         ours = 100 * (two.mean("ndcg@10") / one.mean("ndcg@10") - 1)
-        told.append(f"{row['from']} to {row['to']} {ours:+.1f} % ({row['effect']:+.1f})")
+        told.append(f"{row['from']} to {row['to']} {ours:+z.1f} % ({row['effect']:+.1f})")
     return (
         "**Architecture or loss** (Table 2, MovieLens-1M, `quick`; in brackets the paper): "
         f"{'; '.join(told)}.\n"
@@ -431,7 +431,7 @@ def _table_2() -> _Section:
         told = near or (not row["significant"] and abs(ours) < 3)
         other = "above" if ours > row["effect"] else "below"
         seeds = f"{_times(one.seeds)} and {_times(two.seeds)}"
-        part.add(label, printed, f"{ours:+.1f} %", "reproduced" if told else other, seeds)
+        part.add(label, printed, f"{ours:+z.1f} %", "reproduced" if told else other, seeds)
     return part
 
 
@@ -524,7 +524,7 @@ def _figure_3() -> _Section:
         told = (
             "reproduced" if test["relative"] > 25 / _FACTOR and test["p"] < 0.05 else "not reached"
         )
-        ours = f"{test['relative']:+.1f} %, p = {test['p']:.2g}"
+        ours = f"{test['relative']:+z.1f} %, p = {test['p']:.2g}"
         seeds = f"{_times(before.seeds)} and {_times(after.seeds)}"
         part.add("k = 1: from t = 0 to t = 1", "+25 %*", ours, told, seeds)
     grid = _folder("ml-1m/figure3").grid()

@@ -1,4 +1,4 @@
-"""The one exception that speaks to users, and the kind of it that passes by itself."""
+"""What speaks to users: the one exception, the kind of it that passes by itself, and counts."""
 
 import operator
 from typing import Any
@@ -28,6 +28,11 @@ class InputError(ValueError):
 
 class Busy(InputError):
     """Another process works there now: what was asked for can be had later."""
+
+
+def counted(number: int, what: str) -> str:
+    """How many of what: "1 run", "1,000 runs"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

@@ -186,7 +186,7 @@ def over_time(
 
     Columns: month; clicks, how many are judged, each with all that its user did before it, also after
     the cut (a month has `most` pairs of user and item, or 30 clicks, drawn); raw and repaired
-    (None: by the offset of the validation users), the mean Σp̂ of a click, 1 where right; offset with
+    (None: by the offset of the validation users), the mean Σp of a click, 1 where right; offset with
     low and high, what would have to be subtracted in that month (95 % interval over clicks); new, the
     share of clicks on items that were never trained.
     Months with fewer than 30 clicks are left out; times that are no dates are cut into twelve parts.
@@ -262,7 +262,7 @@ def measures(run: runs.Run, resamples: int = 1000) -> tuple[pd.DataFrame, pd.Dat
     with the repair that validation users choose, all fitted to them alone, over the items that may be
     recommended. Intervals: 95 %, users resampled.
 
-    First: a row for each repair and measure. Σp̂, what is promised to a user who takes one item;
+    First: a row for each repair and measure. Σp, what is promised to a user who takes one item;
     Brier and log loss (nats), means over pairs, with discrimination and uncertainty (no interval);
     `instrument.measures`, without an interval that does not hold the debiased value, as happened to
     the log loss's miscalibration where p̂ is near 1 and wrong. Columns: system, seed, run, users,
@@ -313,8 +313,8 @@ def _of_pairs(labels: ArrayLike, at: np.ndarray) -> pd.Categorical:
 
 
 def _scores(known: repairs.Pairs, prob: np.ndarray, whole: pd.Series) -> pd.DataFrame:
-    """Rows that `instrument.measures` has not: Σp̂ (of the row of all pairs), and the scores."""
-    rows = {"Σp̂": dict(whole[["low", "high"]]) | {"value": whole["ratio"]}}
+    """Rows that `instrument.measures` has not: Σp (of the row of all pairs), and the scores."""
+    rows = {"Σp": dict(whole[["low", "high"]]) | {"value": whole["ratio"]}}
     parts = instrument.decomposition(prob, known.hit)
     with np.errstate(divide="ignore"):
         losses = {
@@ -389,7 +389,7 @@ def by_system(measures: pd.DataFrame, repair: str | None = None) -> pd.DataFrame
 def proof(users: int = 2000, of: dict[str, Settings] | None = None) -> pd.DataFrame:
     """Learned p̂ against Theorem 5.1 over the true P, one row for each of `proofs`. Test users.
 
-    `calibration.deviation_from_theory`, and Σp̂ of a user: as learned and as the theorem says.
+    `calibration.deviation_from_theory`, and Σp of a user: as learned and as the theorem says.
     of: other runs in a known-truth world, such as `sampler_proofs`.
     """
     rows = {}

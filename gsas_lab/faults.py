@@ -1,7 +1,7 @@
 """Faults planted into true probabilities: which measure of calibration sees which?
 
 In a known-truth world P(i | history) is exact. Each fault moves its logits in a known way; all but
-the shift then move all logits together, so that Σp̂ stays right and "calibrated on average" is true.
+the shift then move all logits together, so that Σp stays right and "calibrated on average" is true.
 """
 
 import io
@@ -68,7 +68,7 @@ def population(
 
 
 def planted(fault: str, prior: np.ndarray, late: np.ndarray, world: World = WORLD) -> np.ndarray:
-    """(users, n_items): what a model with this fault says where P is true. Σp̂ is P's, but for the
+    """(users, n_items): what a model with this fault says where P is true. Σp is P's, but for the
     shift.
     """
     if fault not in FAULTS:
@@ -86,7 +86,7 @@ def planted(fault: str, prior: np.ndarray, late: np.ndarray, world: World = WORL
     if fault == "shift":
         return np.asarray(expit(logits))
     offset, whole = 0.0, prior.sum(dtype=float)
-    for _ in range(6):  # Newton's steps towards Σp̂ = ΣP
+    for _ in range(6):  # Newton's steps towards Σp = ΣP
         said = expit(logits + np.float32(offset))
         missing = whole - said.sum(dtype=float)
         offset += missing / float((said * (1 - said)).sum(dtype=float))

@@ -100,11 +100,11 @@ def table(rows: pd.DataFrame) -> Any:
             return str(value)
         number = float(value)
         whole = np.isfinite(number) and number == round(number)
-        text = f"{number:,.0f}" if whole or abs(number) >= 1_000 else f"{number:.4g}"
+        text = f"{number:z,.0f}" if whole or abs(number) >= 1_000 else f"{number:.4g}"
         return f"{number:.1e}" if 0 < abs(number) < 1e-4 else text
 
     def aligned(value: Any, decimals: int) -> str:
-        return f"{value:.{decimals}f}" if told(value) else ""
+        return f"{value:z.{decimals}f}" if told(value) else ""
 
     formats: dict[Any, Any] = {}
     for place, name in enumerate(rows.columns):

@@ -55,7 +55,7 @@ class Cells:
     count: np.ndarray  # (F,) pairs, or as many as their weight is worth
     share: np.ndarray  # (F,) of all pairs, or of their weight
     prob: np.ndarray  # (F,) mean p̂
-    gap: np.ndarray  # (F,) mean over all pairs of (hit − p̂) in this cell; their sum is hits − Σp̂
+    gap: np.ndarray  # (F,) mean over all pairs of (hit − p̂) in this cell; their sum is hits − Σp
     starts: np.ndarray  # (B,) the first cell of each bin of equal mass
     noise: np.ndarray | None  # (F, R) gaps of resampled users, less `gap`; None without users
     chance: np.ndarray  # (F, R) gaps when hits are drawn from p̂; R = 0 without resampling
@@ -385,7 +385,7 @@ def measures(
     (users, n_items), where rows are users, or flat, where `user` names them. Without rank, p̂ ranks
     each user's items, equals in their order here. resamples = 0: values alone.
 
-    Rows: "mean gap", hits less Σp̂, by pair; "ECE", bins of equal mass; "ECE@N" and "RDECE@N", the
+    Rows: "mean gap", hits less Σp, by pair; "ECE", bins of equal mass; "ECE@N" and "RDECE@N", the
     same over each user's first N, the latter with pairs weighted by 1 / log2(1 + rank); "smooth ECE"
     and "smooth ECE, logits"; "Brier miscalibration" and "log loss miscalibration", by CORP; with
     truth, "distance to truth", the mean of |p̂ − P|.
@@ -686,7 +686,7 @@ def _mean_gap(of: Cells) -> dict[str, float]:
         row["chance"] = float(of.chance.sum(axis=0).mean())
     if of.noise is not None:
         low, high = np.quantile(of.noise.sum(axis=0), _ENDS)
-        rounding = _ROUNDING * float(of.share @ of.prob)  # all there is where Σp̂ = 1 = hits
+        rounding = _ROUNDING * float(of.share @ of.prob)  # all there is where Σp = 1 = hits
         low, high = max(low, rounding), min(high, -rounding)
         row |= {"debiased": value, "low": value - float(low), "high": value - float(high)}
     return row
@@ -813,7 +813,7 @@ def _row(grouping: str, group: str, sums: dict[str, np.ndarray], at: int) -> dic
     row |= {"ratio": ratio, "low": exact[0], "high": exact[1], "p": p_exact}
     if n < 2:
         return row | {"note": "one user: the interval is Poisson's"}
-    # Where all users have one hit and Σp̂ = 1 there is no error, but for that of rounding.
+    # Where all users have one hit and Σp = 1 there is no error, but for that of rounding.
     error = max(float(np.sqrt(np.square(lean).sum() * n / (n - 1))), _ROUNDING)
     wide = float(student.ppf(0.975, n - 1)) * error
     low, high = ratio * np.exp(-wide), ratio * np.exp(wide)

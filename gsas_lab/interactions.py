@@ -401,7 +401,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """All or nothing: a reader never sees half a file, and a failure leaves none behind."""
+    """All or nothing, as `files.write`, whose folder has one writer: here many may be at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

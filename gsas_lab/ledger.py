@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from gsas_lab import calibration, evidence, files, recipes, results, runs, sweeps
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.settings import OF_DATA, Settings
 
 QUEUE = results.REFERENCE / "queue.toml"
@@ -203,7 +203,7 @@ def curve_of(run: runs.Run) -> pd.DataFrame | None:
 
 def write_folder(place: Path, rows: list[tuple[str, Measured]]) -> None:
     """A sweep's folder of these rows, (system, run), in that order; where a system has several
-    seeds, its rows' names say which.
+    seeds, its rows' names say which. Killed between two files it leaves a folder that is refused.
     """
     systems = [system for system, _ in rows]
     named = {
@@ -213,13 +213,14 @@ def write_folder(place: Path, rows: list[tuple[str, Measured]]) -> None:
     files.output(place).mkdir(parents=True, exist_ok=True)
     record = {name: measured.told for name, measured in named.items()}
     environment = runs.environment(runs.choose_device("cpu"))
-    files.write_json(place / "sweep.json", {"environment": environment, "runs": record})
+    told = {"environment": environment, "manifest": True, "runs": record}
+    files.write_json(place / "sweep.json", told)
     table = pd.DataFrame([{"name": name} | m.row for name, m in named.items()])
-    told = {name: m.history for name, m in named.items() if m.history is not None}
+    histories = {name: m.history for name, m in named.items() if m.history is not None}
     curves = [m.curve.assign(name=n) for n, m in named.items() if m.curve is not None]
     if curves:
         files.write(place / sweeps.CURVES, pd.concat(curves).round(6).to_csv(index=False).encode())
-    sweeps.write(place, table, told, {name: m.ranks for name, m in named.items()})
+    sweeps.write(place, table, histories, {name: m.ranks for name, m in named.items()})
 
 
 # --- the queue ------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ class Standing:
             own = {each: found for each, found in self.rows.items() if each.folder == folder}
             left = [each for each, found in own.items() if found is None]
             seconds = sum(_seconds(each.settings, paces) for each in left)
-            line = f"{folder}: {len(own) - len(left)} of {len(own)} runs"
+            line = f"{folder}: {len(own) - len(left)} of {counted(len(own), 'run')}"
             line += f", {seconds / 3600:.1f} hours left" if left else ""
             lines.append(line)
             lines += [
@@ -256,7 +257,8 @@ class Standing:
             ]
         total = sum(_seconds(each.settings, paces) for each in self.open) / 3600
         done = len(self.rows) - len(self.open)
-        lines.append(f"all: {done} of {len(self.rows)} runs, {total:.1f} hours left of one process")
+        of = counted(len(self.rows), "run")
+        lines.append(f"all: {done} of {of}, {total:.1f} hours left of one process")
         return "\n".join(lines + self.absent)
 
 

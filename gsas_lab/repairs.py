@@ -34,7 +34,7 @@ from gsas_lab.calibration import (
     log_loss,
     numbers,
 )
-from gsas_lab.errors import InputError, whole_number
+from gsas_lab.errors import InputError, counted, whole_number
 from gsas_lab.theory import prior_from_logit
 
 Recalibration: TypeAlias = Callable[[ArrayLike], np.ndarray]  # scores -> probabilities, same shape
@@ -684,7 +684,7 @@ def choose(
         apart = losses[name] - losses[best]
         if means[name] - means[best] <= apart.std(ddof=1) / math.sqrt(users):
             break
-    where = "" if top is None else f" and among their first {top:,} items"
+    where = "" if top is None else f" and among their first {counted(top, 'item')}"
     why = f"On users that it was not fitted to{where}, {name} has a log loss of {means[name]:.4f} a user"
     if name == best:
         why += ", the least of all."

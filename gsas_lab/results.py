@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from gsas_lab import files, metrics, paper, recipes, runs, sweeps
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.losses import LOSSES
 from gsas_lab.models import MODELS
 from gsas_lab.settings import DATA, OF_DATA, Settings
@@ -47,7 +47,7 @@ _COLUMNS = {
     "epochs trained": "epochs", "training seconds": "seconds",
 }  # fmt: skip
 _WRITTEN = {  # all other numbers with four decimals
-    "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+.1f} %",
+    "t": "{:g}", "Σp": "{:,.2f}", "seconds": "{:,.0f}", "relative": "{:+z.1f} %",
     "epochs": "{:g}", "p": "{:.2g}",
     "p_users": "{:.2g}", "p_seeds": "{:.2g}", "p_bonferroni": "{:.2g}", "p_holm": "{:.2g}",
 }  # fmt: skip
@@ -169,7 +169,7 @@ class Results:
         evidence = REFERENCE in self.folder.resolve().parents
         kind = "Committed evidence" if evidence else "Runs of this machine"
         kind = f"{self.note}\n{kind}" if self.note else kind
-        told = f"{kind}: {len(done)} of {len(self.table)} runs on {self.dataset}"
+        told = f"{kind}: {len(done)} of {counted(len(self.table), 'run')} on {self.dataset}"
         if not len(done):
             return f"{told}."
         networks = done[done["model"].isin(["sasrec", "bert4rec"])]  # others: alike in most budgets
@@ -660,7 +660,7 @@ def _write(table: pd.DataFrame) -> pd.DataFrame:
         return form.format(value) if isinstance(value, float) else value
 
     columns = {name: table[name].astype(object).fillna("") for name in table}
-    forms = {name: _WRITTEN.get(str(name), "{:.4f}") for name in table}
+    forms = {name: _WRITTEN.get(str(name), "{:z.4f}") for name in table}
     return pd.DataFrame(
         {name: column.map(partial(write, form=forms[name])) for name, column in columns.items()},
         index=table.index,

@@ -39,10 +39,12 @@ def choose(kind: str, n_items: int, whole: bool, device: torch.device) -> str:
     return "lazy_adam" if few else "dense"
 
 
-def tables(model: nn.Module, n_items: int) -> list[nn.Embedding]:
-    """The modules that hold a row for each item, padding's row first; a tied one once."""
-    every = (m for m in model.modules() if isinstance(m, nn.Embedding))
-    return [m for m in every if m.num_embeddings == n_items + 1]
+def tables(model: nn.Module) -> list[nn.Embedding]:
+    """The modules that hold a row for each item, padding's row first: `item_embedding`, which reads,
+    and the one that scores; a tied one once. Not positions or users, which may be as many.
+    """
+    every = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    return [m for name, m in every if name == "item_embedding" or m.weight is model.table]
 
 
 def only(table: nn.Embedding, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:

@@ -41,7 +41,7 @@ from gsas_lab import (
     training,
 )
 from gsas_lab.batches import pad_right
-from gsas_lab.errors import Busy, InputError
+from gsas_lab.errors import Busy, InputError, counted
 from gsas_lab.experiment import Data, Experiment, assemble, load_data, loss_of, model_of, stamp
 from gsas_lab.interactions import PAD
 from gsas_lab.losses import SIGMOID, SOFTMAX, Loss
@@ -728,7 +728,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "format": str(FORMAT),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "device": f"{device} ({chip}, {torch.get_num_threads()} threads)",
+        "device": f"{device} ({chip}, {counted(torch.get_num_threads(), 'thread')})",
         "python": platform.python_version(),
         "system": platform.system(),
         **packages,

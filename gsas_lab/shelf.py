@@ -85,7 +85,7 @@ class Comparison:
             told = (
                 f"NDCG@10: the second is {'ahead' if row['difference'] >= 0 else 'behind'} by "
                 f"{abs(row['difference']):.4f} (95 % interval of the difference "
-                f"{row['low']:.4f} to {row['high']:.4f}), paired t-test over users: "
+                f"{row['low']:z.4f} to {row['high']:z.4f}), paired t-test over users: "
                 f"p = {row['p']:.2g}. Other users, that is; another seed is another question."
             )
         return f"{differ}\n\n{self.metrics.to_string()}\n\n{told}"

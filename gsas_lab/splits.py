@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gsas_lab.errors import InputError, whole_number
+from gsas_lab.errors import InputError, counted, whole_number
 from gsas_lab.interactions import Interactions
 
 VARIANTS = ("paper", "port", "time")
@@ -100,19 +100,19 @@ class Protocol:
             "interactions take an item again; "
         )
         few = (
-            f"for {self.few_rivals:,} users fewer than {max(self.cutoffs)} other items compete, so "
-            f"their Recall@{max(self.cutoffs)} is 1 whatever is recommended; "
+            f"for {counted(self.few_rivals, 'user')} fewer than {max(self.cutoffs)} other items "
+            f"compete, so their Recall@{max(self.cutoffs)} is 1 whatever is recommended; "
         )
         by_time = self.split.startswith("time")
         kind = self.split if by_time else f"leave-one-out, {self.split}'s variant"
         unused = f"; columns not used: {', '.join(self.unused[:8])}"
         unused += " …" if len(self.unused) > 8 else ""
         return (
-            f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {self.users:,} users, "
-            f"{self.items:,} items, {self.interactions:,} interactions, "
-            f"{self.trained_interactions:,} of them trained on; {kind}; {self.validation_users} "
-            f"validation users (seed {self.split_seed}); ranked over the {self.candidates}, seen "
-            f"items {seen}; "
+            f"Protocol: {self.dataset} (sha256 {self.sha256[:12]}), {counted(self.users, 'user')}, "
+            f"{counted(self.items, 'item')}, {counted(self.interactions, 'interaction')}, "
+            f"{self.trained_interactions:,} of them trained on; {kind}; "
+            f"{counted(self.validation_users, 'validation user')} (seed {self.split_seed}); "
+            f"ranked over the {self.candidates}, seen items {seen}; "
             f"{again if self.taken_again else ''}{few if self.few_rivals else ''}{self.rank_ties}; "
             f"order: {self.tie_rule}{unused if self.unused else ''}."
         )
@@ -233,8 +233,8 @@ def by_time(
         validation_users = max(1, len(eligible) // 2)
     if not 1 <= validation_users <= len(eligible):
         raise InputError(
-            f"validation_users = {validation_users}: {len(eligible)} users of {interactions.name} have "
-            f"3 interactions before {at}."
+            f"validation_users = {validation_users}: choose from {counted(len(eligible), 'user')} "
+            f"of {interactions.name} with 3 interactions before {at}."
         )
     chosen = np.random.RandomState(seed).choice(len(eligible), validation_users, replace=False)
     held, trained = np.sort(eligible[chosen]), before.copy()
@@ -249,7 +249,9 @@ def by_time(
         items[starts[held] + trained[held]].astype(np.int64),
     )  # fmt: skip
     train = _cut(items, starts, trained)
-    told = f"time, before {label}: {len(tested):,} users tested on their first item after it"
+    told = (
+        f"time, before {label}: {counted(len(tested), 'user')} tested on their first item after it"
+    )
     targets = starts[tested] + before[tested]
     drawn = validation_users, seed
     protocol = _protocol(interactions, train, tested, targets, told, drawn, exclude_seen)

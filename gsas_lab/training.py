@@ -217,7 +217,7 @@ class Step:
             if isinstance(module, Dropout):
                 module.generator = self.noise
         n_items, weights = experiment.split.n_items, dict(model.named_parameters())
-        tables = rows.tables(model, n_items)
+        tables = rows.tables(model)
         self.rows: rows.RowOptimizer | None = None
         kind = rows.choose(settings.table_optimizer, n_items, experiment.loss.whole, self.device)
         if kind != "dense" and tables:
@@ -340,8 +340,7 @@ class _Forward(nn.Module):
         super().__init__()
         self.loss, self.sampler = experiment.loss, experiment.sampler
         self.model, self.negatives, self.autocast = model, negatives, autocast
-        tables = rows.tables(model, experiment.split.n_items)
-        self.of_rows = [table for table in tables if table.sparse]
+        self.of_rows = [table for table in rows.tables(model) if table.sparse]
 
     def forward(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):

@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def torchrun(folder, runs, *words, processes=2, timeout=60):
+def torchrun(folder, runs, *words, processes=2, timeout=300):
     """Exit status, output and errors of processes of a program, with runs as the run folder."""
     start = f"{sys.executable} -m torch.distributed.run --standalone".split()
     start += ["--nproc-per-node", str(processes)]

@@ -6,13 +6,19 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from gsas_lab import documents, metrics, results, theory
+from gsas_lab.lessons import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md"])
+
+
+NOTEBOOKS = sorted(ROOT.glob("notebooks/**/*.ipynb"))
 
 
 def _page(name: str) -> str:
@@ -217,3 +223,39 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         assert target.exists(), link
         if anchor and target.suffix in (".md", ".ipynb"):
             assert anchor in _headings(target), link
+
+
+def _texts():
+    """Of pages and notebooks, with where each stands."""
+    for page in PAGES:
+        yield page.name, page.read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            yield path.name, cell.source
+
+
+def test_the_sum_of_probabilities_has_one_name():
+    """Σp, as in tables and figures, and neither with a hat nor as a formula."""
+    for name, text in _texts():
+        assert not re.search("Σ\\s?p\u0302|\\\\(Sigma|sum) *\\\\hat *p\\b", text), name
+
+
+def _deepest(node, level, display):
+    """How often letters are made smaller, at most: MathML's script level."""
+    found = level
+    for place, part in enumerate(node.find_all(True, recursive=False)):
+        script = node.name in ("msub", "msup", "msubsup", "munder", "munderover") and place > 0
+        smaller = script or (node.name == "mfrac" and not display)
+        within = display and not script and node.name != "mfrac"
+        found = max(found, _deepest(part, level + smaller, within))
+    return found
+
+
+def test_no_letter_of_a_formula_is_smaller_than_an_exponent():
+    """An exponent's exponent is half as high as the text: 9 pixels on a page."""
+    seen = 0
+    for name, text in _texts():
+        for formula in BeautifulSoup(publish.markdown(text), "html.parser").find_all("math"):
+            seen += 1
+            assert _deepest(formula, 0, formula["display"] == "block") < 2, (name, formula.text)
+    assert seen > 500

@@ -242,6 +242,7 @@ def test_a_table_shows_whole_numbers_whole_and_leaves_out_what_is_not_there():
     assert cells[:8] == ["12,000", "x", "1", "0.1235", "", "2.5", "", "True"]
     assert cells[8:] == ["3", "5.0e-07", "", "[0.3039, 1]"]
     assert rows.loc[0, "a"] == 12000.0
+    assert ">0<" in figures.table(pd.DataFrame({"gap": [-0.0]})).to_html()
 
 
 def test_the_legend_of_alarms_covers_no_curve():

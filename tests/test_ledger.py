@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import ledger, results, runs, sweeps
+from gsas_lab import files, ledger, results, runs, sweeps
 from gsas_lab.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,6 +229,32 @@ def test_a_row_that_was_edited_is_one_sentence(place, name, damage, words):
     with pytest.raises(InputError, match=words) as error:
         ledger.Ledger(place / "reference")
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_whose_writing_was_killed_between_two_files_is_refused(place, monkeypatch):
+    now = work(place, queue(place, (["SASRec", "gSASRec"], [1])))
+    rows = [(each.system, found) for each, found in now.rows.items()]
+    write, left = files.write, []
+
+    def killed(path, content):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        write(path, content)
+
+    for before in ([], rows[:1]):  # a new folder, and one that had a row
+        for count in range(1, 6):  # of the six files
+            folder = place / f"{len(before)}-{count}"
+            if before:
+                ledger.write_folder(folder, before)
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(files, "write", killed)
+                left[:] = [None] * count
+                ledger.write_folder(folder, rows)
+            with pytest.raises(InputError):
+                results.load(folder)
+    ledger.write_folder(folder, rows)
+    assert list(results.load(folder).ranks) == ["SASRec", "gSASRec"]
 
 
 def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):

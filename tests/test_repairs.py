@@ -281,7 +281,7 @@ def test_the_first_items_alone_may_judge():
     literal = -np.where(pairs.hit, np.log(expit(pairs.scores)), np.log(expit(-pairs.scores)))
     assert row["log_loss"] == pytest.approx(literal[first].sum() / 12_000)
     assert row["sum"] == pytest.approx(expit(pairs.scores[first]).sum() / 12_000)
-    assert "first 1 items" in found.why and found.table.loc[found.name, "low"] > 0
+    assert "first 1 item, " in found.why and found.table.loc[found.name, "low"] > 0
 
 
 def test_no_repair_is_judged_by_users_that_it_was_fitted_to():

@@ -414,6 +414,11 @@ def test_runs_that_differ_in_seed_alone_are_one_row_with_its_spread(seeds):
         found.grid(rows="t", columns="seed")
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    told = results._write(pd.DataFrame({"difference": [-0.00001], "relative": [-0.04]}))
+    assert told.loc[0].tolist() == ["0.0000", "+0.0 %"]
+
+
 @pytest.mark.parametrize("best", ["t = 0.5", "once"])
 def test_systems_of_several_seeds_are_compared_over_users_and_over_seeds(seeds, best):
     found = results.load(seeds)
@@ -427,7 +432,7 @@ def test_systems_of_several_seeds_are_compared_over_users_and_over_seeds(seeds, 
     for row in rows:
         own, other = by_system[row.th.get_text()], by_system[best]
         cells = [cell.get_text() for cell in row.find_all("td")]
-        assert f"{(own.mean(0) - other.mean(0)).mean():.4f}" == cells[1]
+        assert f"{(own.mean(0) - other.mean(0)).mean():z.4f}" == cells[1]
         p = metrics.paired_test(own.mean(0), other.mean(0))[1]
         over = (
             metrics.compare_seeds(own, other)["p"]["seeds"]

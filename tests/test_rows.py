@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from gsas_lab import rows, runs, training
+from gsas_lab.baselines import MF
 from gsas_lab.batches import Batch
+from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
 from gsas_lab.kernels import native
@@ -203,6 +205,15 @@ def test_auto_takes_rows_for_a_large_catalogue_and_keeps_small_ones_as_they_were
     assert rows.choose("auto", many, True, cpu) == "dense"
     assert rows.choose("auto", many, False, torch.device("cuda")) == "dense"
     assert rows.choose("adagrad", 10, True, cpu) == "adagrad"
+
+
+def test_a_table_of_positions_or_users_of_the_same_length_is_none_of_items():
+    for tied in (True, False):
+        model = SASRec(n_items=15, d=8, max_length=16, tied=tied)
+        of_items = {model.item_embedding, model.output_embedding}
+        assert set(rows.tables(model)) == of_items and len(rows.tables(model)) == 2 - tied
+    model = MF(n_users=16, n_items=15, d=8)
+    assert rows.tables(model) == [model.output_embedding]
 
 
 @pytest.mark.parametrize("length", [3, 4000])  # a sort, or marks

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from gsas_lab import files, parts, results, runs, sweeps
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.settings import Settings
 
 SMALL = """
@@ -215,7 +215,7 @@ def test_the_table_is_complete_in_order_and_carries_its_evidence(place, whole):
         assert (row["ndcg@10 95% interval low"], row["ndcg@10 95% interval high"]) == (low, high)
         assert row["epochs trained"] == 20 == row["epochs"]
         assert row["commit"] and row["date"] == run.environment["date"]
-        assert f"{max(1, sweeps.cores() // 2)} threads" in row["trained on"]
+        assert counted(max(1, sweeps.cores() // 2), "thread") + ")" in row["trained on"]
     assert not table.columns.duplicated().any()
     folder = place / "sweep"
     assert {file.name for file in folder.iterdir()} == {

@@ -23,7 +23,7 @@ import plotly.io
 from IPython.display import display
 
 from gsas_lab.decisions import profit
-from gsas_lab.errors import InputError
+from gsas_lab.errors import InputError, counted
 from gsas_lab.figures import BLUE, CELLS, GREY, MEMORY, Tables, size, styles
 from gsas_lab.theory import BYTES, logits_bytes
 
@@ -421,7 +421,7 @@ def grid_figure(
     cells = runs.pivot(index="t", columns="k", values=[what, "text"])
     chooser = "validation NDCG@10" if "validation NDCG@10" in done else what
     best = done.iloc[int(done[chooser].argmax())]
-    told = f"the best of {len(done)} runs{' on validation users' * (chooser != what)}"
+    told = f"the best of {counted(len(done), 'run')}{' on validation users' * (chooser != what)}"
     figure = blank(
         f"{what} <b>{best[what]:.4f}</b> with k = {best['k']:,.0f}, t = {best['t']:g}",
         f"{told}; point at one for more",
@@ -482,7 +482,7 @@ def desk_figure(
         above = int((earned["threshold"] > threshold).sum())  # rungs at which all are above it
         at = money[above - 1] if above else np.zeros(2)
         drawn.append((name, earned["threshold"].to_numpy(), money, at))
-        told.append(f"{name}: promised {at[0]:,.0f}, came <b>{at[1]:,.0f}</b>")
+        told.append(f"{name}: promised {at[0]:z,.0f}, came <b>{at[1]:z,.0f}</b>")
     figure = blank(
         "; ".join(told),
         f"profit for 1,000 users where the best item is shown if p̂ > {threshold:.3g}; "

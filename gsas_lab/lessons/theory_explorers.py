@@ -112,7 +112,7 @@ def prior_figure(k: int = 1, t: float = 0.0, n_items: int = ML1M, prior: float =
         if times > 1.0005
         else f"P = {prior:.3g} reads <b>{said:.3g}</b>: calibrated",
         f"α = {alpha:.3g}, β = {beta:.3g}, offset log(β/α) = "
-        f"{theory.logit_offset(alpha, beta):.2f}; BCE with k = {k:,} reads {plain:.3f}",
+        f"{theory.logit_offset(alpha, beta):z.2f}; BCE with k = {k:,} reads {plain:.3f}",
         ("true P", "σ(s)"),
         ("true P (log scale)", "σ(s) (log scale)"),
     )

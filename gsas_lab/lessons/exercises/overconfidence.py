@@ -50,7 +50,7 @@ ceiling = number(
 permuted = letters(
     "Each user's probabilities are dealt out anew among the items: what changes?",
     "BD",
-    "Σp̂ does not know which item got which probability. It is an alarm, and no proof.",
+    "Σp does not know which item got which probability. It is an alarm, and no proof.",
     {
         "A": "In which order are the terms of a sum added?",
         "B": "NDCG@10 asks at which place the target stands: does it stay there?",

@@ -60,7 +60,7 @@ rows_by_clicks = letters(
     "AD",
     "Choose rows by score alone. Who looked at the clicks has already answered the question.",
     {
-        "A": "Σp̂ of 101 rows, and a click in every user's rows: which side is too large?",
+        "A": "Σp of 101 rows, and a click in every user's rows: which side is too large?",
         "B": "The model promises less than these rows keep: is that overconfidence?",
         "C": "Each user's rows err the same way: does that shrink when there are more users?",
         "D": "Were rows that the model put first looked at for clicks before they were chosen?",
