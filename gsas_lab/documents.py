@@ -60,14 +60,14 @@ class System:
         """Of a column of results.csv, over the seeds that have it; NaN where none has."""
         return float(self.rows[what].mean()) if what in self.rows else np.nan
 
-    def users(self, what: str) -> np.ndarray:
-        """A metric of every test user, the mean over seeds: (n_users,)."""
+    def users(self, what: str = "NDCG@10") -> np.ndarray:
+        """A metric of every test user in each training: (seeds, n_users)."""
         of = metrics.ndcg if what.startswith("NDCG") else metrics.recall
-        return np.mean([of(self.found.ranks[n], _METRICS[what]) for n in self.names], axis=0)
+        return np.stack([of(self.found.ranks[name], _METRICS[what]) for name in self.names])
 
     def interval(self, what: str) -> tuple[float, float]:
         """95 % of test users, each averaged over the seeds."""
-        return metrics.bootstrap_interval(self.users(what))
+        return metrics.bootstrap_interval(self.users(what).mean(axis=0))
 
     def written(self, what: str) -> str:
         values = self.rows[what.lower()]
@@ -87,22 +87,19 @@ class System:
         return f"{_times(self.seeds)}, [{self.folder}](../outputs/reference/{self.folder})"
 
 
-def _has(folder: str, name: str) -> bool:
-    if not (results.REFERENCE / folder / "sweep.json").exists():
-        return False
-    return name in _folder(folder).systems
-
-
-def _system(folder: str, *names: str) -> System | None:
-    """Of these, as far as the folder has them, the one with the most seeds, and of several such the
+def _system(folder: str, name: str) -> System | None:
+    """Of that name, with any number of passes: the one with the most seeds, and of several such the
     one with the highest mean validation NDCG@10.
     """
-    found = [System(folder, name) for name in names if _has(folder, name)]
+    if not (results.REFERENCE / folder / "sweep.json").exists():
+        return None
+    forms = re.compile(re.escape(name) + r"(, \d+ passes)?( \(to \d+ passes\))?")
+    found = [System(folder, each) for each in _folder(folder).systems if forms.fullmatch(each)]
     return max(found, key=lambda s: (s.seeds, s.mean("validation ndcg@10")), default=None)
 
 
 def _needed(folder: str, name: str) -> System:
-    found = _best(folder, name)
+    found = _system(folder, name)
     if found is None:
         raise InputError(f"{results.REFERENCE / folder} has no {name}: make evidence first.")
     return found
@@ -110,14 +107,6 @@ def _needed(folder: str, name: str) -> System:
 
 def _times(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def _longer(folder: str, name: str) -> list[str]:
-    """A system's names with other numbers of passes."""
-    if not (results.REFERENCE / folder / "sweep.json").exists():
-        return []
-    forms = re.compile(re.escape(name) + r"(, \d+ passes)?( \(to \d+ passes\))?")
-    return [each for each in _folder(folder).systems if forms.fullmatch(each)]
 
 
 # --- README ---------------------------------------------------------------------------------------
@@ -161,7 +150,7 @@ def systems_table() -> str:
     theirs = paper.table_3().loc[ML]
     rows = []
     for label, folder, name, printed in _SYSTEMS:
-        found = _system(f"ml-1m/{folder}", *_longer(f"ml-1m/{folder}", name))
+        found = _system(f"ml-1m/{folder}", name)
         if found is None:
             rows += _older(label)
             continue
@@ -200,7 +189,7 @@ def _older(system: str) -> list[list[str]]:
 def difference() -> str:
     """gSASRec against SASRec, with its doubts, in a sentence."""
     one, two = _needed("ml-1m/table3", "SASRec"), _needed("ml-1m/table3", "gSASRec")
-    test = metrics.compare({"SASRec": _each(one), "gSASRec": _each(two)}, "SASRec").iloc[0]
+    test = metrics.compare({"SASRec": one.users(), "gSASRec": two.users()}, "SASRec").iloc[0]
     ends = [f"{low:.4f}–{high:.4f}" for low, high in (s.interval("NDCG@10") for s in (one, two))]
     doubts = f"paired t-test over users, p = {test['p_users']:.0g}"
     if not np.isnan(test["p_seeds"]):
@@ -390,11 +379,6 @@ def report() -> str:
 _VERDICTS = ("reproduced", "above", "not reached", "below", "not run")
 
 
-def _best(folder: str, name: str) -> System | None:
-    """A system with the number of passes that validation users chose."""
-    return _system(folder, *_longer(folder, name))
-
-
 def _table_1() -> _Section:
     part = _Section("Table 1: the data")
     runs = _folder("ml-1m/table3").record["runs"].values()
@@ -437,10 +421,10 @@ def _table_2() -> _Section:
 
 def _systems_of_table_2() -> dict[str, System | None]:
     return {
-        "SASRec": _best("ml-1m/table3", "SASRec"),
-        "SASRec, softmax": _best("ml-1m/table3", "SASRec, softmax"),
-        "BERT4Rec, BCE": _best("ml-1m/table2-seeds", "BERT4Rec, BCE"),
-        "BERT4Rec": _best("ml-1m/table3", "BERT4Rec"),
+        "SASRec": _system("ml-1m/table3", "SASRec"),
+        "SASRec, softmax": _system("ml-1m/table3", "SASRec, softmax"),
+        "BERT4Rec, BCE": _system("ml-1m/table2-seeds", "BERT4Rec, BCE"),
+        "BERT4Rec": _system("ml-1m/table3", "BERT4Rec"),
     }
 
 
@@ -451,7 +435,7 @@ def _table_3() -> _Section:
         "ours stand in the README's table.",
     )
     for name, row in paper.table_3().loc[ML].iterrows():
-        found = _best("ml-1m/table3", str(name))
+        found = _system("ml-1m/table3", str(name))
         for what in _METRICS:
             part.metric(str(name), found, what, row[what])
     return part
@@ -464,13 +448,13 @@ def _figure_1() -> _Section:
     )
     sums = paper.figure_1_sums()
     for name, theirs in sums.items():
-        found = _best("ml-1m/figure1", str(name))
-        ours = found.mean("shown sum of p") if found and "shown sum of p" in found.rows else np.nan
+        found = _system("ml-1m/figure1", str(name))
+        ours = found.mean("shown sum of p") if found else np.nan
         part.within(f"{name}: Σp", theirs, ours, found)
-    exact = _best("ml-1m/figure1", "gSASRec, t = 1")
-    ours = exact.mean("shown sum of p") if exact and "shown sum of p" in exact.rows else np.nan
+    exact = _system("ml-1m/figure1", "gSASRec, t = 1")
+    ours = exact.mean("shown sum of p") if exact else np.nan
     part.within("gSASRec with t = 1: Σp", sums["gSASRec"], ours, exact)
-    sasrec = _best("ml-1m/figure1", "SASRec")
+    sasrec = _system("ml-1m/figure1", "SASRec")
     if curve := _curve(sasrec):
         part.add(
             "SASRec: p at rank 25", "almost 1", f"{curve[1]['shown'].iloc[24]:.3f}",
@@ -495,17 +479,14 @@ def _figure_2() -> _Section:
         "Figure 2: predicted probability against precision",
         "The text has both 64 and 128 negatives for t = 0.5; ours has 64.",
     )
-    for system, name in (("gSASRec, t = 0.5", "gSASRec, k = 64, t = 0.5"),) + (
-        ("gSASRec, t = 1", "gSASRec, t = 1"),
-    ):
-        t = float(system.rpartition("= ")[2])
-        points = paper.figure_2_points()
+    points = paper.figure_2_points()
+    for t, name in ((0.5, "gSASRec, k = 64, t = 0.5"), (1, "gSASRec, t = 1")):
         theirs = float(points.loc[points["t"] == t, "predicted"].iloc[0])
-        found = _best("ml-1m/figure1", name)
+        found = _system("ml-1m/figure1", name)
         curve = _curve(found)
         ours = float(curve[1]["predicted"].iloc[0]) if curve else np.nan
-        part.within(f"{system}: mean p of the first item", theirs, ours, found)
-    if curve := _curve(_best("ml-1m/figure1", "SASRec")):
+        part.within(f"gSASRec, t = {t}: mean p of the first item", theirs, ours, found)
+    if curve := _curve(_system("ml-1m/figure1", "SASRec")):
         last = float(curve[1]["predicted"].iloc[-1])
         told = "reproduced" if last > 0.9 else "below"
         part.add(
@@ -516,11 +497,11 @@ def _figure_2() -> _Section:
 
 def _figure_3() -> _Section:
     part = _Section("Figure 3: k and t")
-    before, after = (_best("ml-1m/figure3-seeds", f"k = 1, t = {t}") for t in (0, 1))
+    before, after = (_system("ml-1m/figure3-seeds", f"k = 1, t = {t}") for t in (0, 1))
     for name, found, theirs in (("t = 0", before, 0.126), ("t = 1", after, 0.158)):
         part.metric(f"k = 1, {name}", found, "NDCG@10", theirs)
     if before and after:
-        test = metrics.compare({"a": _each(before), "b": _each(after)}, "a").iloc[0]
+        test = metrics.compare({"a": before.users(), "b": after.users()}, "a").iloc[0]
         told = (
             "reproduced" if test["relative"] > 25 / _FACTOR and test["p"] < 0.05 else "not reached"
         )
@@ -551,10 +532,6 @@ def _share(rises: np.ndarray) -> str:
     return "reproduced" if rises.mean() >= 0.8 else "not reached"
 
 
-def _each(found: System) -> np.ndarray:
-    return np.stack([metrics.ndcg(found.found.ranks[name], 10) for name in found.names])
-
-
 def _figure_4() -> _Section:
     part = _Section("Figure 4: losses, where the text quotes it")
     folder = "ml-1m/figure4-quick"
@@ -564,7 +541,7 @@ def _figure_4() -> _Section:
         model = {"SASRec": "sasrec", "BERT4Rec": "bert4rec"}[row["architecture"]]
         same = table[(table["model"] == model) & (table["loss"] == words[row["loss"]])]
         same = same[same["k"] == row["k"]]
-        found = _best(folder, str(same.index[0])) if len(same) else None
+        found = _system(folder, str(same.index[0])) if len(same) else None
         for what in ("Recall@1", "NDCG@10"):
             if not np.isnan(row[what]):
                 digits = 4 if row["architecture"] == "SASRec" else 3
@@ -582,7 +559,7 @@ def _protocols() -> _Section:
     later = paper.later_results()
     source = "gSASRec's PyTorch port"
     for system, row in later.loc[source].iterrows():
-        found = _best("ml-1m/table3-port", str(system))
+        found = _system("ml-1m/table3-port", str(system))
         for what in _METRICS:
             part.metric(f"{source}, {system}", found, what, row[what], 4)
     return part

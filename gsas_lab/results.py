@@ -585,7 +585,7 @@ def _figures(results: Results) -> list["Axes"]:
         if varied and len(kinds) == 1 and shown["t"].notna().all():
             ((model, loss),) = kinds
             title = f"{MODELS[model].words}, {LOSSES[loss].words}"
-            known = _in_paper(results) and title == "SASRec, gBCE"
+            known = results.dataset in IN_PAPER and title == "SASRec, gBCE"
             axes = figures.grid(results.grid(), reference=paper.figure_3() if known else None)
             axes.set_title(title)
             return [axes]
@@ -624,8 +624,7 @@ def _tests(results: Results) -> str:
 
 def _beside(results: Results) -> str:
     """What the paper's tables, and its words about Figure 4, say of the systems of this sweep."""
-    data = _in_paper(results)
-    if not data:
+    if not (data := IN_PAPER.get(results.dataset)):
         return ""
     shown, _ = results.averaged
     ours = shown[["Recall@1", "Recall@10", "NDCG@10"]]
@@ -645,12 +644,6 @@ def _beside(results: Results) -> str:
         "<h2>Beside the paper</h2><p>Its Tables 2 and 3 by the system's name, and what its text "
         "quotes of Figure 4.</p>" + _table(paper.beside(ours.loc[theirs.index], theirs))
     )
-
-
-def _in_paper(results: Results) -> str | None:
-    """The paper's name of the sweep's data set, if it has one."""
-    named = {run["settings"]["dataset"] for run in results.record["runs"].values()}
-    return IN_PAPER.get(named.pop()) if len(named) == 1 else None
 
 
 def _write(table: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -68,12 +69,16 @@ def test_of_several_numbers_of_passes_validation_users_choose_and_seeds_go_befor
             return self.best * (what == "validation ndcg@10")
 
     monkeypatch.setattr(documents, "System", System)
-    monkeypatch.setattr(documents, "_has", lambda _, name: name in systems)
     for systems, chosen in (
         ({"a": (1, 0.16), "a, 24 passes": (1, 0.17), "a, 48 passes": (1, 0.165)}, "a, 24 passes"),
-        ({"a": (3, 0.16), "a, 24 passes": (1, 0.17)}, "a"),
+        ({"a": (3, 0.16), "a, 24 passes": (1, 0.17), "a, b": (9, 0.2)}, "a"),
+        ({"a": (1, 0.16), "a (to 48 passes)": (1, 0.17)}, "a (to 48 passes)"),
     ):
-        assert documents._system("here", *systems, "none").name == chosen
+        found = SimpleNamespace(systems=systems)
+        monkeypatch.setattr(documents, "_folder", lambda _, found=found: found)
+        assert documents._system("ml-1m/table3", "a").name == chosen
+    assert documents._system("ml-1m/table3", "b") is None
+    assert documents._system("ml-1m/no such folder", "a") is None
 
 
 def _source(png: bytes) -> str | None:
