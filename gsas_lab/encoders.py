@@ -1,4 +1,4 @@
-"""SASRec and BERT4Rec: Transformers over a history, with three published kinds of block."""
+"""SASRec and BERT4Rec: Transformers over a history, with four kinds of block."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -92,8 +92,26 @@ class ModernBlock(Block):
         memory = self.attention_norm(x)
         x = _at(x, last)
         query = memory if last is None else self.attention_norm(x)
-        x = x + self.drop(self.output(self.attend(query, memory, barred)))
-        return x + self.drop(self.contract(F.relu(self.expand(self.forward_norm(x)))))
+        x = x + self.drop(self.through(0, query, self.output(self.attend(query, memory, barred))))
+        query = self.forward_norm(x)
+        return x + self.drop(self.through(1, query, self.contract(F.relu(self.expand(query)))))
+
+    def through(self, branch: int, query: Tensor, found: Tensor) -> Tensor:
+        """What is added of what attention (branch 0) or feed-forward (1) found for query."""
+        return found
+
+
+class GatedBlock(ModernBlock):
+    """ModernBlock with a gate in each branch, found ⊙ σ(query W + b), as LiGR (Borisyuk et al., 2025),
+    whose gates read x before its norm.
+    """
+
+    def __init__(self, d: int, heads: int, dropout: float):
+        super().__init__(d, heads, dropout)
+        self.gates = nn.ModuleList(nn.Linear(d, d) for _ in range(2))
+
+    def through(self, branch: int, query: Tensor, found: Tensor) -> Tensor:
+        return found * self.gates[branch](query).sigmoid()
 
 
 class BertBlock(Block):
@@ -108,7 +126,12 @@ class BertBlock(Block):
         return self.forward_norm(x + self.drop(self.contract(F.gelu(self.expand(x)))))
 
 
-BLOCKS: dict[str, type[Block]] = {"paper": PaperBlock, "modern": ModernBlock, "bert": BertBlock}
+BLOCKS: dict[str, type[Block]] = {
+    "paper": PaperBlock,
+    "modern": ModernBlock,
+    "gated": GatedBlock,
+    "bert": BertBlock,
+}
 
 
 def _at(x: Tensor, last: Tensor | None) -> Tensor:

@@ -110,16 +110,6 @@ def summary(dataset: str, **given: Any) -> pd.DataFrame:
     return shown
 
 
-def strong_seeds(dataset: str, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFrame:
-    """`strong` with several seeds, one row each: validation and test metrics, training's seconds."""
-    found = [runs.train(recipes.strong(dataset, seed)).metrics for seed in seeds]
-    kept = ["validation ndcg@10", "recall@1", "recall@10", "ndcg@10", "mean sum of p"]
-    kept += ["training seconds", "total seconds"]
-    return pd.DataFrame(
-        [{"seed": s} | {n: m[n] for n in kept} for s, m in zip(seeds, found, strict=True)]
-    )
-
-
 def recalibrations(run: runs.Run) -> dict[str, repairs.Recalibration]:
     """What can be made of a run's scores: as they are, Theorem 5.1 inverted, and three fits.
 
@@ -470,7 +460,7 @@ def write_evidence(dataset: str, folder: Path) -> Path:
     """Tables and, for each of their runs, settings, environment, protocol, metrics and history.
 
     Small files in folder/<data set>, which is returned: summary.csv, recalibration.csv, in the
-    known-truth world proof.csv and samplers.csv, elsewhere strong.csv, and evidence.json.
+    known-truth world proof.csv and samplers.csv, and evidence.json.
     """
     folder = files.output(folder) / Path(dataset).stem
     with files.locked(folder):
@@ -482,9 +472,6 @@ def _write_evidence(dataset: str, folder: Path) -> Path:
     sasrec = runs.train(recipes.systems(dataset)["SASRec"])
     recalibration(sasrec).round(8).to_csv(folder / "recalibration.csv", index_label="SASRec")
     record, told = {}, recipes.systems(dataset)
-    if dataset not in WORLDS:
-        strong_seeds(dataset).round(6).to_csv(folder / "strong.csv", index=False)
-        told |= {f"strong, seed {seed}": recipes.strong(dataset, seed) for seed in (1, 2, 3)}
     if dataset in WORLDS:
         proof().round(6).to_csv(folder / "proof.csv", index_label="run")
         told |= {f"proof: {name}": settings for name, settings in recipes.proofs().items()}

@@ -10,7 +10,7 @@ from gsas_lab.encoders import BLOCKS, BERT4Rec, SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.models import Dropout
 
-VARIANTS = ["paper", "modern", "bert"]
+VARIANTS = list(BLOCKS)
 
 
 def model(variant, **changes):
@@ -113,6 +113,18 @@ def test_the_bert_block_is_torchs_post_norm_encoder_layer():
     x = torch.randn(3, 5, 8)
     free = torch.zeros(3, 5, 5)
     torch.testing.assert_close(block(x, free), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_open_gates_make_the_gated_block_the_modern_one_and_shut_ones_leave_the_input():
+    modern, gated = model("modern").blocks[0], model("gated").blocks[0]
+    gated.load_state_dict(modern.state_dict(), strict=False)
+    x = torch.randn(2, 5, 8)
+    assert (gated(x) - modern(x)).abs().max() > 1e-2
+    for bias, expected in ((1e4, modern(x)), (-1e4, x)):
+        for gate in gated.gates:
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, bias)
+        torch.testing.assert_close(gated(x), expected)
 
 
 def bert(variant="modern", **more):

@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gsas_lab import files, ledger, results, runs, sweeps
+from gsas_lab import files, ledger, recipes, results, runs, sweeps
 from gsas_lab.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -288,6 +289,14 @@ def test_the_committed_queue_can_be_read_and_its_rows_are_of_its_runs():
         if (results.REFERENCE / folder).exists():
             for name in results.load(results.REFERENCE / folder).systems:
                 assert (folder, name.partition(" (to ")[0]) in systems
+
+
+def test_the_queue_asks_for_the_strong_recipe_under_both_protocols():
+    asked = {(of.folder, of.settings.seed): of.settings for of in ledger.asked()}
+    for seed in (1, 2, 3):
+        strong = recipes.strong("ml-1m", seed)
+        assert asked["ml-1m/strong", seed] == strong
+        assert asked["ml-1m/strong-port", seed] == replace(strong, split="port")
 
 
 def test_the_evidence_stays_small():
