@@ -83,7 +83,7 @@ class RowOptimizer:
         self.state: list[dict[str, Tensor]] = []
         for weight in self.weights:
             n, device = len(weight), weight.device
-            if kind == "lazy_adam":  # zeros: pages that no row has touched take no memory
+            if kind == "lazy_adam":
                 state = {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
                 state["ticks"] = torch.zeros(n, dtype=torch.int32, device=device)
             else:
