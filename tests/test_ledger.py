@@ -291,7 +291,9 @@ def test_the_committed_queue_can_be_read_and_its_rows_are_of_its_runs():
                 assert (folder, name.partition(" (to ")[0]) in systems
 
 
-def test_the_queue_asks_for_the_strong_recipe_under_both_protocols():
+def test_the_queue_asks_for_the_strong_recipe_under_both_protocols(monkeypatch):
+    system = {"gSASRec": recipes.gsasrec()}
+    monkeypatch.setattr(recipes, "systems", lambda dataset: system)  # which reads the data's size
     asked = {(of.folder, of.settings.seed): of.settings for of in ledger.asked()}
     for seed in (1, 2, 3):
         strong = recipes.strong("ml-1m", seed)
