@@ -97,7 +97,9 @@ class ModernBlock(Block):
         return x + self.drop(self.through(1, query, self.contract(F.relu(self.expand(query)))))
 
     def through(self, branch: int, query: Tensor, found: Tensor) -> Tensor:
-        """What is added of what attention (branch 0) or feed-forward (1) found for query."""
+        """What is added of what attention (branch 0) or feed-forward (1) found for the normed query:
+        both (B, T or 1, d), and so is what comes back.
+        """
         return found
 
 
