@@ -235,8 +235,8 @@ def strong(dataset: str, seed: int = 1) -> Settings:
         d=128,
         heads=2,
         batch_size=64,
-        epochs=20,
-        patience=20,
+        epochs=30,
+        patience=30,
         precision="bfloat16",
         seed=seed,
     )
