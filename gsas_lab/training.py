@@ -28,7 +28,8 @@ from gsas_lab import distributed, files, rows, shards
 from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
-from gsas_lab.kernels import triton_kernels
+from gsas_lab.kernels import fused, native, triton_kernels
+from gsas_lab.losses import GBCE, SampledSoftmax
 from gsas_lab.models import Dropout, Model
 from gsas_lab.settings import Settings
 
@@ -227,6 +228,7 @@ class Step:
             self.rows = rows.RowOptimizer(kind, of_tables, settings.lr, settings.weight_decay)
             weights = {n: w for n, w in weights.items() if all(w is not t for t in of_tables)}
         forward = _Forward(experiment, model, self.negatives, settings.precision == "bfloat16")
+        self.unsummed = forward.unsummed
         self.forward = distributed.wrapped(forward, shards.names(forward))
         cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
@@ -296,7 +298,7 @@ class Step:
         with _one_thread() if self.small else nullcontext():
             self.optimizer.step()
         if self.rows:
-            self.rows.step(rate)
+            self.rows.step(rate, self.unsummed)
             self.rows.zero_grad()
         return value.detach()
 
@@ -341,6 +343,7 @@ class _Forward(nn.Module):
         self.loss, self.sampler = experiment.loss, experiment.sampler
         self.model, self.negatives, self.autocast = model, negatives, autocast
         self.of_rows = [table for table in rows.tables(model) if table.sparse]
+        self.unsummed: dict[Tensor, native.Pairs] = {}  # of the last batch, by table
 
     def forward(self, batch: Batch) -> Tensor:
         with torch.autocast(batch.items.device.type, torch.bfloat16, enabled=self.autocast):
@@ -356,11 +359,32 @@ class _Forward(nn.Module):
             negatives, sets = self.sampler.draw(asked, self.negatives)
         positives, loss = flat.positives[places], self.loss
         scoring = next((own for own in self.of_rows if own.weight is table), None)
+        self.unsummed.clear()
+        if scoring is not None and self._sums_later(hidden, table, negatives, sets):
+            with fused.in_pairs() as pairs:
+                value = loss(hidden, table, positives, self.model.bias, negatives)
+            self.unsummed[table] = pairs[0]
+            return value
         if negatives is not None and scoring is not None:
             named, table, positives, negatives = rows.only(scoring, positives, negatives)
             loss = loss.at(named)
         value = loss(hidden, table, positives, self.model.bias, negatives, sets)
         return distributed.part(value, batch.positives)
+
+    def _sums_later(
+        self, hidden: Tensor, table: Tensor, negatives: Tensor | None, sets: Tensor | None
+    ) -> bool:
+        """Can the optimiser of rows sum the gradient of the table that scores while it steps? Else the
+        loss reads a copy of the rows, whose gradient is as large again.
+        """
+        return (
+            negatives is not None
+            and sets is None
+            and negatives.numel() < 1 << 30
+            and type(self.loss).__call__ in (GBCE.__call__, SampledSoftmax.__call__)
+            and fused.choose(hidden, table) == "native"
+            and distributed.processes() == 1
+        )
 
 
 def _asked(batch: Batch) -> Tensor | slice:

@@ -139,7 +139,59 @@ def first_step(settings):
         torch.arange(1, 21)[:, None].expand(-1, length), items[:, 1:],
     )  # fmt: skip
     step.forward(batch).backward()
-    return step, {name: w.grad for name, w in step.model.named_parameters()}
+    return step, {
+        name: gradient(w, step.unsummed.get(w)) for name, w in step.model.named_parameters()
+    }
+
+
+def gradient(weight, pairs):
+    """A weight's, what the native route has not summed of it included."""
+    if pairs is None:
+        return weight.grad
+    position, slope = pairs.pairs[:, 0].long(), pairs.pairs[:, 1].contiguous().view(torch.float32)
+    named = torch.arange(len(weight)).repeat_interleave(pairs.begin.diff())
+    count = len(named)  # padding has no pairs
+    values = slope[:count, None] * pairs.hidden[position[:count]]
+    found = torch.sparse_coo_tensor(named[None], values, weight.shape, check_invariants=False)
+    return found if weight.grad is None else found + weight.grad
+
+
+@pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
+@pytest.mark.parametrize("given", [None, "sparse", "dense"])
+def test_a_gradient_in_pairs_moves_rows_as_the_sum_does(kind, given):
+    """given: what autograd has of the table's gradient beside. The same bits for 1 and 3 threads."""
+    if native.load() is None:
+        pytest.skip("no compiler")
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(50, 16, generator=draw)
+    positives = torch.randint(0, 9, (50,), generator=draw)  # some are padding, most rows have none
+    negatives = torch.randint(20, N, (50, 7), generator=draw)
+    beside = sparse(torch.arange(8, 20), torch.randn(12, 16, generator=draw))
+    beside = {None: None, "sparse": beside, "dense": beside.to_dense()}[given]
+
+    def trained(in_pairs):
+        weight = nn.Parameter(torch.linspace(-1, 1, N * 16).view(N, 16))
+        optimizer = rows.RowOptimizer(kind, [weight], LR, DECAY)
+        for _ in range(3):
+            arguments = False, 0.5, hidden, weight, positives, negatives, None
+            own = native.sampled(*arguments, summed=not in_pairs)[2]
+            if in_pairs:
+                weight.grad = beside
+                optimizer.step(LR, {weight: own})
+            else:
+                touched = own.abs().sum(1).nonzero()[:, 0]
+                own = sparse(touched, own[touched])
+                weight.grad = own if beside is None else beside + own
+                optimizer.step(LR)
+        return weight.detach()
+
+    found, threads = [], torch.get_num_threads()
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        found.append(trained(in_pairs=True))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[0], trained(in_pairs=False), rtol=1e-5, atol=1e-6)
 
 
 CASES = [("gbce", name, False) for name in SAMPLERS] + [
@@ -163,6 +215,8 @@ def test_the_gradient_of_rows_is_the_dense_one(small_world, loss, sampler, logq,
     of_table = first_step(replace(settings, table_optimizer="dense"))[1]
     step, of_rows = first_step(replace(settings, table_optimizer="lazy_adam"))
     assert len(step.rows.weights) == (1 if tied else 2)
+    of_own = not logq and loss in ("gbce", "bce", "sampled_softmax") and "shared" not in sampler
+    assert len(step.unsummed) == (of_own and native.load() is not None)
     for name, wanted in of_table.items():
         found = of_rows[name]
         if wanted is None:
@@ -187,9 +241,10 @@ def test_a_loss_over_the_whole_catalogue_trains_as_with_the_dense_optimiser(smal
 
 @pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
 @pytest.mark.parametrize("model", ["sasrec", "mf"])
-def test_a_stopped_training_goes_on_bit_for_bit(small_world, stopped, kind, model):
+@pytest.mark.parametrize("sampler", ["shared-batch", "positive-excluded"])
+def test_a_stopped_training_goes_on_bit_for_bit(small_world, stopped, kind, model, sampler):
     settings = replace(
-        small_world, table_optimizer=kind, loss="gbce", t=0.5, sampler="shared-batch", model=model,
+        small_world, table_optimizer=kind, loss="gbce", t=0.5, sampler=sampler, model=model,
         weight_decay=0.2, cooldown=0.5, lr=0.01,
     )  # fmt: skip
     whole = runs.train(settings).model.state_dict()

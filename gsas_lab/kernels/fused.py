@@ -23,7 +23,9 @@ They agree to 1e-5 of the largest gradient in float32; bf16 inputs are computed 
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -43,7 +45,8 @@ warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitl
 ROUTES = ("auto", "native", "triton", "portable")
 _FEW = 256  # negatives of a window, up to which the native route is faster than its products
 _PAIRS = 1 << 19  # (position, item) pairs a chunk: a few MB a buffer, kept by the caches
-Result = tuple[Tensor, Tensor, Tensor, Tensor]  # loss, its gradients for hidden, table and bias
+# Loss, its gradients for hidden, table (none where its pairs are left) and bias.
+Result = tuple[Tensor, Tensor, Tensor | None, Tensor]
 Rule = Callable[[Tensor, Any], tuple[Tensor, Tensor]]  # see `_chosen`
 
 
@@ -240,8 +243,33 @@ def _sampled(
     if route == "portable":
         return _by_rule(_chosen(softmax, beta), hidden, table, positives, negatives, bias)
 
-    engine: Callable[..., Result] = native.sampled if route == "native" else triton_kernels.sampled
+    engine: Callable[..., Any] = native.sampled if route == "native" else triton_kernels.sampled
+    if route == "native" and (pairs := _unsummed.get()) is not None:
+        engine = partial(_leaving, pairs)
     return _loss(partial(engine, softmax, beta), hidden, table, positives, bias, negatives)
+
+
+@contextmanager
+def in_pairs() -> Iterator[list[native.Pairs]]:
+    """Within it the native route leaves the table's gradient as Pairs, of the loss as it is and whatever
+    it is multiplied by later, and autograd gets none.
+    """
+    left: list[native.Pairs] = []
+    token = _unsummed.set(left)
+    try:
+        yield left
+    finally:
+        _unsummed.reset(token)
+
+
+_unsummed: ContextVar[list[native.Pairs] | None] = ContextVar("unsummed", default=None)
+
+
+def _leaving(left: list[native.Pairs], softmax: bool, beta: float, *given: Any) -> Result:
+    loss, d_hidden, pairs, d_bias = native.sampled(softmax, beta, *given, summed=False)
+    assert isinstance(pairs, native.Pairs)
+    left.append(pairs)
+    return loss, d_hidden, None, d_bias
 
 
 def _by_rule(
@@ -432,10 +460,9 @@ def _loss(
         loss, *gradients = engine(
             hidden.detach().to(dtype), table.detach().to(dtype), positives, *negatives, bias
         )
-    if bias is None:
-        return _WithGradients.apply(loss, gradients[:2], hidden, table)
-    return _WithGradients.apply(loss, [*gradients[:2], gradients[2].view_as(bias)],
-                                hidden, table, bias)  # fmt: skip
+    pairs = zip((hidden, table, bias), gradients, strict=True)
+    inputs = {x: g.view_as(x) for x, g in pairs if x is not None and g is not None}
+    return _WithGradients.apply(loss, [*inputs.values()], *inputs)
 
 
 class _WithGradients(torch.autograd.Function):

@@ -102,19 +102,21 @@ static void together(const Pool& pool, int64_t threads, F& work) {
   for (auto& other : others) other.join();
 }
 
+struct Pair {
+  int32_t position;
+  float slope;
+};
+
 struct Work {  // as native.py's _Work
   const float *hidden, *table;          // (positions, d), (rows, d)
   const int64_t *positives, *negatives; // (positions,), (positions, k)
-  float *d_hidden, *d_table;            // written whole
+  float *d_hidden, *d_table;            // written whole; d_table may be null where the pairs are asked
+  int32_t* begin;                       // (rows + 1,) of each row's pairs, or null
+  Pair* pairs;                          // (positions · (k + 1),) by row; all positions in one chunk
   int64_t positions, k, rows, chunk, threads, softmax;
   float beta, bias, scale;              // scale: of the loss and of every gradient
   double loss, d_bias;                  // results
   Pool pool;
-};
-
-struct Pair {
-  int32_t position;
-  float slope;
 };
 
 // out[i] = hidden · table[item[i]] + bias for n items, n a multiple of 16.
@@ -192,9 +194,11 @@ static int run(Work& w) {
   const int64_t width = w.k + 1, T = w.threads;
   const int64_t tile = w.softmax ? width : 64;  // a tile's rows stay in the first cache
   std::vector<std::vector<int32_t>> cursor(T, std::vector<int32_t>(w.rows));
-  std::vector<int32_t> begin(w.rows + 1);  // of each item's pairs
+  std::vector<int32_t> own_begin(w.begin ? 0 : w.rows + 1);
+  std::vector<Pair> own_pairs(w.pairs ? 0 : std::min(w.chunk, w.positions) * width);
+  int32_t* begin = w.begin ? w.begin : own_begin.data();  // of each item's pairs
+  Pair* sorted = w.pairs ? w.pairs : own_pairs.data();
   std::vector<int64_t> count(T);
-  std::vector<Pair> sorted(std::min(w.chunk, w.positions) * width);
   std::vector<double> loss(T), d_bias(T);
   std::vector<char> wrong(T);
   std::barrier gate(T);
@@ -261,10 +265,11 @@ static int run(Work& w) {
         for (int j = 0; j < V; j++) store(w.d_hidden + p * D + j * W, gradient[j]);
       }
       gate.arrive_and_wait();
+      if (!w.d_table) continue;
 
       // 3. Each item: the sum over its pairs. Threads share the pairs, not the items, equally.
       auto cut = [&](int64_t t) {
-        return std::lower_bound(begin.begin(), begin.end() - 1, (int64_t)begin[w.rows] * t / T) - begin.begin();
+        return std::lower_bound(begin, begin + w.rows, (int64_t)begin[w.rows] * t / T) - begin;
       };
       const int64_t last = me == T - 1 ? w.rows : cut(me + 1);
       for (int64_t i = me ? cut(me) : 0; i < last; i++) {
@@ -312,17 +317,22 @@ struct Update {  // as native.py's _Update
   float *table, *mean, *square;             // (N, d); without mean Adagrad's, square being (N,)
   const int64_t *rows, *begin, *order;      // (n,), (n + 1,): of each row's values; (m,) which they are
   const float *values, *keep, *rate, *root; // (m, d); (n,): what decay leaves, lr, and √ of Adam's
+  const int32_t* pair_begin;                // (N + 1,), or null: more of each row's gradient, as pairs
+  const Pair* pairs;                        // of `sampled`
+  const float* hidden;                      // (positions, d)
   int64_t n, d, threads;
   float beta2, left, fresh, eps;  // left = 1 − β₁ and fresh = 1 − β₂, to their own last bit
   Pool pool;
 };
 
-// Threads share the values equally; a row is one thread's, and is summed in the values' order.
+// Threads share the values equally, or the rows where there are pairs; a row is one thread's, and is
+// summed in the pairs' order and the values'.
 extern "C" void update(Update* given) {
   const Update& u = *given;
   const int64_t d = u.d;
   auto cut = [&](int64_t t) {
-    return std::lower_bound(u.begin, u.begin + u.n, u.begin[u.n] * t / u.threads) - u.begin;
+    if (u.pairs) return u.n * t / u.threads;
+    return (int64_t)(std::lower_bound(u.begin, u.begin + u.n, u.begin[u.n] * t / u.threads) - u.begin);
   };
   auto worker = [&](int64_t me) {
     std::vector<float> sum(d);
@@ -339,6 +349,11 @@ extern "C" void update(Update* given) {
           }
         }
       std::fill_n(g, d, 0.0f);
+      if (u.pairs)
+        for (int32_t q = u.pair_begin[u.rows[i]]; q < u.pair_begin[u.rows[i] + 1]; q++) {
+          const float *hidden = u.hidden + u.pairs[q].position * d, slope = u.pairs[q].slope;
+          for (int64_t j = 0; j < d; j++) g[j] += slope * hidden[j];
+        }
       for (int64_t q = u.begin[i]; q < u.begin[i + 1]; q++) {
         const float* value = u.values + u.order[q] * d;
         for (int64_t j = 0; j < d; j++) g[j] += value[j];

@@ -16,9 +16,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +37,22 @@ class _Work(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in "hidden table positives negatives".split()],
-        *[(name, ctypes.c_void_p) for name in "d_hidden d_table".split()],
+        *[(name, ctypes.c_void_p) for name in "d_hidden d_table begin pairs".split()],
         *[(name, ctypes.c_int64) for name in "positions k rows chunk threads softmax".split()],
         *[(name, ctypes.c_float) for name in "beta bias scale".split()],
         *[(name, ctypes.c_double) for name in "loss d_bias".split()],
         *[(name, ctypes.c_void_p) for name in "parallel number size".split()],
     ]
+
+
+class Pairs(NamedTuple):
+    """The gradient of a table (N, d) that nobody has summed: row i's is Σ slope · hidden[position]
+    over the pairs from begin[i] to begin[i + 1].
+    """
+
+    begin: Tensor  # (N + 1,) int32
+    pairs: Tensor  # (m, 2) int32: positions, and the bits of float32 slopes
+    hidden: Tensor  # (P, d) float32
 
 
 def sampled(
@@ -52,14 +63,16 @@ def sampled(
     positives: Tensor,
     negatives: Tensor,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *,
+    summed: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | Pairs, Tensor]:
     """Mean loss and its gradients: see `fused`. Computed in float32 on CPU.
 
     hidden (P, d), table (n_items + 1, d), d one of WIDTHS, positives (P,), negatives (P, k)
     -> loss (), d_hidden (P, d), d_table (n_items + 1, d), d_bias (); positions with positive 0 take
-    no part. The gradients of hidden and table are the same bits for any number of threads; loss and
-    d_bias are summed thread by thread. InputError for shapes that do not fit together and for an
-    item that is not in the table.
+    no part. Not `summed`, d_table is left as Pairs. The gradients of hidden and table are the same
+    bits for any number of threads; loss and d_bias are summed thread by thread. InputError for shapes
+    that do not fit together and for an item that is not in the table.
     """
     library = load()
     if library is None:
@@ -72,21 +85,30 @@ def sampled(
             f"{tuple(positives.shape)} and negatives {tuple(negatives.shape)} do not fit together."
         )
     d_hidden = torch.empty_like(hidden)
-    d_table = torch.empty_like(table) if len(hidden) else torch.zeros_like(table)
     (positions, d), rows, k = hidden.shape, len(table), negatives.shape[1]
+    # Short enough for the hidden states to stay in the second cache, long enough for an item to be
+    # met many times.
+    chunk = max(1024, 40 * rows // (k + 1))
+    d_table: Tensor | Pairs
+    if summed:
+        d_table = torch.empty_like(table) if positions else torch.zeros_like(table)
+        outputs = {"d_table": d_table.data_ptr()}
+    else:
+        begin = torch.zeros(rows + 1, dtype=torch.int32)
+        d_table = Pairs(begin, torch.empty(positions * (k + 1), 2, dtype=torch.int32), hidden)
+        outputs, chunk = dict(begin=begin.data_ptr(), pairs=d_table.pairs.data_ptr()), positions
     work = _Work(
-        *(x.data_ptr() for x in (hidden, table, positives, negatives, d_hidden, d_table)),
+        *(x.data_ptr() for x in (hidden, table, positives, negatives, d_hidden)),
         positions=positions,
         k=k,
         rows=rows,
-        # Short enough for the hidden states to stay in the second cache, long enough for an item
-        # to be met many times.
-        chunk=max(1024, 40 * rows // (k + 1)),
+        chunk=chunk,
         threads=torch.get_num_threads(),
         softmax=softmax,
         beta=beta,
         bias=0.0 if bias is None else float(bias),
         scale=1 / max(int(positives.count_nonzero()), 1),
+        **outputs,
         **_pool(),
     )
     if library.sampled(ctypes.byref(work), d):
@@ -102,13 +124,14 @@ class _Update(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in "table mean square rows begin order".split()],
         *[(name, ctypes.c_void_p) for name in "values keep rate root".split()],
+        *[(name, ctypes.c_void_p) for name in "pair_begin pairs hidden".split()],
         *[(name, ctypes.c_int64) for name in "n d threads".split()],
         *[(name, ctypes.c_float) for name in "beta2 left fresh eps".split()],
         *[(name, ctypes.c_void_p) for name in "parallel number size".split()],
     ]
 
 
-def update(tensors: dict[str, Tensor | None], betas: tuple[float, float], eps: float) -> None:
+def update(tensors: Mapping[str, Tensor | None], betas: tuple[float, float], eps: float) -> None:
     """`rows.RowOptimizer`'s step in place, where `load` found a library: see `Update` in native.cpp.
 
     tensors: the pointers of `Update` by name, each contiguous, on CPU, of its type there. The same
