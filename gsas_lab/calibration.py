@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from gsas_lab.errors import InputError, whole_number
 from gsas_lab.theory import FixedPoint
@@ -310,16 +310,36 @@ def by_prior(
     Columns: prior, theory (Eq. (10)) and predicted, each the mean of a bin, and pairs. Rows ascend;
     bins with fewer than `fewest` pairs are left out, and so are pairs with P = 0.
     """
-    parts = {"prior": prior, "theory": point.probability(np.asarray(prior)), "predicted": prob}
-    can = np.asarray(prior) > 0  # P = 0 has no decade
-    flat = {name: np.asarray(values, float)[can] for name, values in parts.items()}
-    place = np.floor(10 * np.log10(flat["prior"])).astype(int)
+    prior = np.asarray(prior, float)
+    parts = {"prior": prior, "theory": point.probability(prior), "predicted": prob}
+    return _by_decade(prior, parts, fewest)
+
+
+def by_told(
+    prior: ArrayLike, prob: ArrayLike, point: FixedPoint, fewest: int = 200
+) -> pd.DataFrame:
+    """`by_prior` in bins of the P that σ(s) tells; theory is Eq. (10) of a bin's mean true P.
+
+    Theorem 5.1 speaks of the P that a model's inputs and its training leave. Where they leave less
+    than the truth, as of an item that was seen twice, σ(s) is the same for pairs whose true P differ:
+    `by_prior` has a gap then, whatever is done, and here there is none.
+    """
+    prob = np.asarray(prob, float)
+    bins = _by_decade(point.prior(logit(prob)), {"prior": prior, "predicted": prob}, fewest)
+    bins.insert(1, "theory", point.probability(bins["prior"].to_numpy()))
+    return bins
+
+
+def _by_decade(value: np.ndarray, parts: dict[str, ArrayLike], fewest: int) -> pd.DataFrame:
+    """Means of the parts in bins of a value, ten a decade, and pairs: how many a bin has."""
+    can = (value > 0) & np.isfinite(value)  # 0 has no decade
+    place = np.floor(10 * np.log10(value[can])).astype(int)
     place -= place.min(initial=0)
     count = np.bincount(place)
     enough = count >= fewest
     means = {
-        name: np.bincount(place, weights=values)[enough] / count[enough]
-        for name, values in flat.items()
+        name: np.bincount(place, weights=np.asarray(values, float)[can])[enough] / count[enough]
+        for name, values in parts.items()
     }
     return pd.DataFrame(means | {"pairs": count[enough]})
 

@@ -413,16 +413,22 @@ class AtScale:
 
     @property
     def bins(self) -> pd.DataFrame:
-        """`calibration.by_prior`."""
-        return calibration.by_prior(self.prior, self.prob, self.point)
+        """`calibration.by_prior` and `calibration.by_told`, column "of" saying which: P or σ(s)."""
+        of = self.prior, self.prob, self.point
+        tables = {"P": calibration.by_prior(*of), "σ(s)": calibration.by_told(*of)}
+        return pd.concat(tables, names=["of"]).reset_index(0).reset_index(drop=True)
 
     @property
     def summary(self) -> dict[str, float]:
-        """users, items, `calibration.deviation_from_theory`, and "ΣP told", the mean over users."""
+        """users, items, `calibration.deviation_from_theory`, "max_told", the largest gap of
+        `calibration.by_told`'s bins, and "ΣP told", the mean over users.
+        """
+        bins = calibration.by_told(self.prior, self.prob, self.point)
         return {
             "users": len(self.prior),
             "items": self.prior.shape[1],
             **calibration.deviation_from_theory(self.prior, self.prob, self.point),
+            "max_told": float((bins["predicted"] - bins["theory"]).abs().max()),
             "ΣP told": float(self.told.mean()),
         }
 

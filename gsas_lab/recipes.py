@@ -253,14 +253,11 @@ def million(dataset: str = "known-truth-million", seed: int = 1) -> Settings:
     return replace(
         quick(gsasrec(128, 0.9), dataset),
         max_length=50,
-        tied=False,
-        dropout=0.1,
         sampler="shared-sequence",
         precision="bfloat16",
         table_optimizer="lazy_adam",
-        lr=0.001,
-        epochs=22,
-        patience=22,
+        epochs=26,
+        patience=26,
         validation_users=2585,
         seed=seed,
     )
