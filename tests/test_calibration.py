@@ -293,6 +293,21 @@ def test_bins_of_the_truth_hold_the_theorem_to_what_was_learned():
     )
 
 
+def test_a_model_that_knows_less_than_the_truth_is_right_in_bins_of_what_it_tells():
+    """Its σ(s) is the theorem's for the mean of what it cannot tell apart, P of 0.001 and of 0.003."""
+    point = theory.FixedPoint(1e-4, 0.1)
+    prior = np.tile([0.001, 0.003, 0.0], 500)
+    ignorant = np.where(prior > 0, point.probability(np.array(0.002)), 0.0)
+    for of, gap in ((calibration.by_prior, 0.1), (calibration.by_told, 0.0)):
+        found = of(prior, ignorant, point)
+        furthest = (found["predicted"] - found["theory"]).abs().max()
+        assert found["pairs"].sum() == 1000 and (furthest > gap if gap else furthest < 1e-12)
+    wrong = calibration.by_told(prior, np.minimum(2 * ignorant, 1.0), point)
+    assert (wrong["predicted"] - wrong["theory"]).abs().max() > 0.1
+    sure = calibration.by_told(np.ones(300), np.ones(300), point)
+    assert list(sure) == list(found) and sure["theory"].tolist() == [1.0]
+
+
 def test_bins_of_equal_hits_show_the_top_that_equal_mass_pools():
     rng = np.random.default_rng(12)
     prob = rng.beta(0.05, 5, 200_000)

@@ -147,6 +147,10 @@ def test_a_few_users_at_a_time_are_judged_as_all_at_once(truth):
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, rel=1e-3), name
     assert found["ΣP told"] == pytest.approx(run.fixed_point.prior(scores).sum(1).mean(), rel=1e-5)
+    bins = evidence.at_scale(made, run.model, users=60, seen=0).bins
+    for of, name in (("P", "max_binned"), ("σ(s)", "max_told")):
+        gaps = (bins["predicted"] - bins["theory"])[bins["of"] == of].abs()
+        assert gaps.max() == pytest.approx(found[name], rel=1e-6) and len(gaps) > 5
     often = evidence.at_scale(made, run.model, users=60, seen=2000).summary
     counts = np.bincount(run.data.split.train.items, minlength=1001)[1:]
     assert often["items"] == (counts >= 2000).sum() < 1000
