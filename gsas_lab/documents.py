@@ -191,9 +191,11 @@ def strong() -> str:
         f"{_times(found.seeds)}; it was chosen on validation users."
     )
     if port:
+        passes = port.rows["epochs"].iloc[0]
+        short = f", {passes} passes" if passes != row["epochs"] else ""
         told += (
             f" Under the public port's protocol, where nobody's second-last item is trained on, its "
-            f"NDCG@10 is {port.written('NDCG@10')} ({_times(port.seeds)})."
+            f"NDCG@10 is {port.written('NDCG@10')} ({_times(port.seeds)}{short})."
         )
     return told + "\n"
 
