@@ -446,7 +446,7 @@ def ladder(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         again = row["of"] == "training"
         ax.barh(place, row["NDCG@10"], height=0.6, color=BLUE, alpha=0.45 if again else 1.0)
         ax.plot([row["low"], row["high"]], [place, place], color="#000000", lw=1.5)
-        _note(ax, f"{row['NDCG@10']:.4f}", row["high"], place, (6, -4))
+        _note(ax, f"{row['NDCG@10']:.4f}", row["high"], place, (6, -4), boxed=True)
     ax.axvline(table["NDCG@10"].iloc[0], color=GREY, ls="--", lw=1.2)
     ax.set_yticks(range(len(table)), list(table.index))
     ax.set_xlim(0, table["high"].max() * 1.12)
@@ -562,9 +562,21 @@ def _line(
     line.set(marker=style.marker, markersize=7, markevery=every)
 
 
-def _note(ax: Axes, text: str, x: float, y: float, shift: tuple, colour: str = "#333333") -> None:
+def _note(
+    ax: Axes,
+    text: str,
+    x: float,
+    y: float,
+    shift: tuple,
+    colour: str = "#333333",
+    boxed: bool = False,
+) -> None:
+    """boxed: lines behind it are hidden."""
     side = "center" if shift[0] == 0 else "left" if shift[0] > 0 else "right"
-    ax.annotate(text, (x, y), shift, textcoords="offset points", ha=side, size=11, color=colour)
+    box = {"boxstyle": "square,pad=0.1", "fc": ax.get_facecolor(), "ec": "none"} if boxed else None
+    ax.annotate(
+        text, (x, y), shift, textcoords="offset points", ha=side, size=11, color=colour, bbox=box
+    )
 
 
 def _diagonal(ax: Axes, values: np.ndarray) -> Axes:

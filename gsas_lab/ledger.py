@@ -220,6 +220,8 @@ def write_folder(place: Path, rows: list[tuple[str, Measured]]) -> None:
     curves = [m.curve.assign(name=n) for n, m in named.items() if m.curve is not None]
     if curves:
         files.write(place / sweeps.CURVES, pd.concat(curves).round(6).to_csv(index=False).encode())
+    else:  # those of earlier rows
+        (place / sweeps.CURVES).unlink(missing_ok=True)
     sweeps.write(place, table, histories, {name: m.ranks for name, m in named.items()})
 
 

@@ -256,6 +256,9 @@ def test_a_folder_whose_writing_was_killed_between_two_files_is_refused(place, m
                 results.load(folder)
     ledger.write_folder(folder, rows)
     assert list(results.load(folder).ranks) == ["SASRec", "gSASRec"]
+    assert list(ledger.curves(folder)) == ["SASRec", "gSASRec"]
+    ledger.write_folder(folder, [(name, replace(found, curve=None)) for name, found in rows])
+    assert results.load(folder) and not ledger.curves(folder), "curves of rows that are gone"
 
 
 def test_data_that_is_not_here_is_told_and_the_rest_goes_on(place):
