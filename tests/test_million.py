@@ -58,9 +58,11 @@ def test_the_committed_training_is_the_recipes_and_its_tables_agree():
     assert passes.loc[passes["ndcg@10"] >= 0.98 * best, "clock"].min() < 3600
     assert record["clock"]["peak MB"] < 4000
     bins = pd.read_csv(folder / "probabilities.csv")
-    gap = (bins["predicted"] - bins["theory"]).abs().max()
-    assert gap == pytest.approx(record["truth"]["max_binned"], abs=1e-4)
-    assert gap < 0.09 and record["truth"]["ΣP told"] < 1.12  # the goals, 0.05 and 1.1, are missed
+    gaps = (bins["predicted"] - bins["theory"]).abs().groupby(bins["of"]).max()
+    assert gaps["P"] == pytest.approx(record["truth"]["max_binned"], abs=1e-4)
+    assert gaps["σ(s)"] == pytest.approx(record["truth"]["max_told"], abs=1e-4)
+    # The goals, 0.05 and 1.1, are missed.
+    assert gaps["σ(s)"] < gaps["P"] < 0.08 and 1 < record["truth"]["ΣP told"] < 1.105
 
 
 @pytest.mark.parametrize("sharing", million.SHARING)
