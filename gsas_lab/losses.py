@@ -121,6 +121,13 @@ class Loss(ABC):
                 f"The loss {self.words} {told}: mend it, or choose another k."
             ) from error
 
+    @property
+    def leaves_pairs(self) -> bool:
+        """May its table's gradient be left as pairs, see `fused.in_pairs`? Where it is called with the
+        table as it is, by `fused.gbce` or `fused.sampled_softmax`.
+        """
+        return False
+
     def at(self, rows: Tensor) -> "Loss":
         """The same loss, called with these rows (R,) of the table alone: see `rows.only`."""
         return self
@@ -406,6 +413,10 @@ class GBCE(Loss):
     def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None) -> Tensor:  # type: ignore[no-untyped-def]
         return fused.gbce(hidden, table, positives, negatives, self.beta, bias, sets=sets)
 
+    @property
+    def leaves_pairs(self) -> bool:
+        return type(self).__call__ is GBCE.__call__  # not of an own loss that is called otherwise
+
     def fixed_point(self, sampler: Sampler) -> FixedPoint | None:
         """Theorem 5.1, Eq. (10), for the sampler's own rates."""
         return (
@@ -544,6 +555,10 @@ class SampledSoftmax(Loss):
 
     def __call__(self, hidden, table, positives, bias=None, negatives=None, sets=None) -> Tensor:  # type: ignore[no-untyped-def]
         return fused.sampled_softmax(hidden, table, positives, negatives, bias, sets=sets)
+
+    @property
+    def leaves_pairs(self) -> bool:
+        return type(self).__call__ is SampledSoftmax.__call__
 
     def fixed_point(self, sampler: Sampler) -> None:
         return None

@@ -29,7 +29,6 @@ from gsas_lab.batches import Asked, Batch
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import Experiment
 from gsas_lab.kernels import fused, native, triton_kernels
-from gsas_lab.losses import GBCE, SampledSoftmax
 from gsas_lab.models import Dropout, Model
 from gsas_lab.settings import Settings
 
@@ -381,7 +380,7 @@ class _Forward(nn.Module):
             negatives is not None
             and sets is None
             and negatives.numel() < 1 << 30
-            and type(self.loss).__call__ in (GBCE.__call__, SampledSoftmax.__call__)
+            and self.loss.leaves_pairs
             and fused.choose(hidden, table) == "native"
             and distributed.processes() == 1
         )
