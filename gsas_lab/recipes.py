@@ -258,6 +258,7 @@ def million(dataset: str = "known-truth-million", seed: int = 1) -> Settings:
         precision="bfloat16",
         table_optimizer="lazy_adam",
         lr=0.001,
+        cooldown=0.75,
         epochs=24,
         patience=24,
         validation_users=2585,
