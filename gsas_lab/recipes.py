@@ -247,8 +247,9 @@ def million(dataset: str = "known-truth-million", seed: int = 1) -> Settings:
 
     The paper's k and t on Gowalla, its negatives shared by a window, so that a step touches 2 % of
     a table; windows of 50; and 3 % of known-truth-million's users for validation. One table reads, one
-    scores, and lazy Adam moves their rows at a third of the usual rate: with one table for both at the
-    usual rate, or with row-wise Adagrad, little more than popularity was learned in eight passes.
+    scores, and lazy Adam moves their rows at a third of the usual rate, which falls for longer: ΣP is
+    too high while it is high. With one table for both at the usual rate, or with row-wise Adagrad,
+    little more than popularity was learned in eight passes.
     """
     return replace(
         quick(gsasrec(128, 0.9), dataset),
