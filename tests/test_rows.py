@@ -13,7 +13,7 @@ from gsas_lab.encoders import SASRec
 from gsas_lab.errors import InputError
 from gsas_lab.experiment import assemble
 from gsas_lab.kernels import native
-from gsas_lab.losses import LOSSES
+from gsas_lab.losses import GBCE, LOSSES, LogQ
 from gsas_lab.samplers import SAMPLERS
 
 N, D, LR, DECAY = 40, 24, 0.02, 0.3
@@ -192,6 +192,18 @@ def test_a_gradient_in_pairs_moves_rows_as_the_sum_does(kind, given):
     torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     torch.testing.assert_close(found[0], trained(in_pairs=False), rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_called_in_its_own_way_leaves_no_pairs():
+    class Twice(GBCE):
+        def __call__(self, *given, **more):
+            return 2 * super().__call__(*given, **more)
+
+    class Renamed(GBCE):
+        words = "mine"
+
+    assert [loss(0.5).leaves_pairs for loss in (GBCE, Renamed, Twice)] == [True, True, False]
+    assert not LogQ(GBCE(0.5), 0.1, 9).leaves_pairs, "whose table has one more column"
 
 
 CASES = [("gbce", name, False) for name in SAMPLERS] + [

@@ -251,8 +251,8 @@ def _sampled(
 
 @contextmanager
 def in_pairs() -> Iterator[list[native.Pairs]]:
-    """Within it the native route leaves the table's gradient as Pairs, of the loss as it is and whatever
-    it is multiplied by later, and autograd gets none.
+    """Within it the native route leaves the table's gradient as Pairs in the list that it gives, and
+    autograd gets none. They are of the loss itself: whoever multiplies it must multiply them, too.
     """
     left: list[native.Pairs] = []
     token = _unsummed.set(left)
