@@ -433,7 +433,7 @@ class AtScale:
         }
 
 
-def at_scale(experiment: Experiment, model: Model, users: int = 300, seen: int = 50) -> AtScale:
+def at_scale(experiment: Experiment, model: Model, users: int = 1000, seen: int = 50) -> AtScale:
     """The first test users and the items that training took at least `seen` times, some at a time.
 
     Memory: 8 · users · (items seen so often) bytes, and a few rows of the catalogue.

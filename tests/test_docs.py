@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from gsas_lab import documents, metrics, results, theory
+from gsas_lab import documents, metrics, results, runs, theory
 from gsas_lab.lessons import publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,15 @@ def test_the_plan_of_session_3_has_the_p_values_of_the_evidence():
     values = {t: [found.per_user()[n] for n in p.index] for t, p in found.table.groupby("t")}
     p = metrics.compare_seeds(values[1.0], values[0.0])["p"]
     assert f"p = {p['users']:.1e} over users" in plan and f"says {p['seeds']:.4f}" in plan
+
+
+def test_some_users_by_the_lines_of_the_page(small_world, capsys):
+    run = runs.train(small_world)
+    (lines,) = re.findall(r"```python\n(.*?)```", _page("experiments"), re.DOTALL)
+    exec(lines, {"run": run})
+    mean, low, high = map(float, re.findall(r"\d\.\d+", capsys.readouterr().out))
+    assert mean == pytest.approx(run.metrics["ndcg@10"])  # all of them
+    assert low < mean < high
 
 
 def test_what_the_picture_of_the_readme_adds_up_to_is_told_alike_everywhere():

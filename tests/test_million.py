@@ -61,7 +61,7 @@ def test_the_committed_training_is_the_recipes_and_its_tables_agree():
     gaps = (bins["predicted"] - bins["theory"]).abs().groupby(bins["of"]).max()
     assert gaps["P"] == pytest.approx(record["truth"]["max_binned"], abs=1e-4)
     assert gaps["σ(s)"] == pytest.approx(record["truth"]["max_told"], abs=1e-4)
-    assert gaps["σ(s)"] < 0.055 and gaps["P"] < 0.085  # the goal, 0.05, is missed
+    assert gaps["σ(s)"] < 0.05 < gaps["P"] < 0.08
     assert 0.9 < record["truth"]["ΣP told"] < 1.1
 
 
