@@ -11,6 +11,8 @@
 #             seconds, the next call goes on; STATUS=1 tells what is left
 # make interop   RecTools and implicit on MovieLens-1M, diagnosed here, in an environment of their own
 #             (.venv-interop); not part of make test: DATASET=path of ml-1m.txt, ROUNDS=5 of training
+# make bench-peers   the same loss by RecTools and as it is usually written, beside ours, in that
+#             environment: benchmarks/peers.csv; BUDGET=1800 seconds of training for each
 # make fuzz   random files, tables and folders, N = 20000 of each kind; make test tries a few
 # make test   runs every test, the notebooks included; make check: style, types, clean notebooks
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch --index-url …" another build of torch.
@@ -27,7 +29,7 @@ endif
 
 N ?= 20000
 
-.PHONY: run lab site slides exercises bench bench-gpu evidence test fuzz interop check
+.PHONY: run lab site slides exercises bench bench-gpu bench-peers evidence test fuzz interop check
 
 # As it was typed, $ and quotes included: the shell reads it from the environment.
 run site: export GSAS_LAB_DATASET = $(value DATASET)
@@ -82,6 +84,9 @@ ML_1M = $(if $(filter %.txt,$(DATASET)),$(DATASET),$(or $(GSAS_LAB_DATA),data)/m
 interop: $(INTEROP)/ready
 	PYTHONPATH="$(CURDIR)" $(INTEROP)/bin/python tests/interop/implicit_als.py "$(ML_1M)"
 	PYTHONPATH="$(CURDIR)" $(INTEROP)/bin/python tests/interop/rectools_gbce.py "$(ML_1M)" $(ROUNDS)
+
+bench-peers: $(INTEROP)/ready
+	PYTHONPATH="$(CURDIR)" $(INTEROP)/bin/python benchmarks/peers.py $(BUDGET)
 
 $(INTEROP)/ready: tests/interop/requirements.txt
 	$(PYTHON) -m venv $(INTEROP)
