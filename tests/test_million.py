@@ -65,6 +65,22 @@ def test_the_committed_training_is_the_recipes_and_its_tables_agree():
     assert 0.9 < record["truth"]["ΣP told"] < 1.1
 
 
+def test_the_readmes_seconds_are_those_of_the_benchmark_and_the_training():
+    readme = (results.REFERENCE.parents[1] / "README.md").read_text("utf-8")
+    steps = pd.read_csv(results.REFERENCE.parents[1] / "benchmarks" / "results.csv")
+    steps = steps.set_index(["case", steps["what"].str.split(",").str[0]])["p50 s"]
+    for kind in ("1024:shared-batch", "128:whole-catalogue"):
+        ours, adamw = (steps[f"table:1271638:{kind}", of] for of in ("lazy_adam", "dense"))
+        assert f"({ours:.2f} and {adamw:.2f} s" in readme
+    record = json.loads((results.REFERENCE / "scale" / "training.json").read_text("utf-8"))
+    passes = pd.read_csv(results.REFERENCE / "scale" / "training.csv")
+    level = passes["ndcg@10"] >= 0.98 * record["metrics"]["validation ndcg@10"]
+    minutes, gb = passes.loc[level, "clock"].min() / 60, record["clock"]["peak MB"] * 2**20 / 1e9
+    assert (
+        f"took {minutes:.0f} minutes on two cores, half" in readme and f"and {gb:.1f} GB" in readme
+    )
+
+
 @pytest.mark.parametrize("sharing", million.SHARING)
 def test_the_explorer_shows_what_the_functions_say(sharing):
     figure = million.million_figure(1e6, 64, sharing)
