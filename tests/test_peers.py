@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gsas_lab import ranking, recipes, runs
@@ -34,3 +35,18 @@ def test_a_contestant_learns_and_is_told_its_seconds(small_world, monkeypatch, n
     found = peers.measured(name, 1.0)
     assert found["positions a pass"] == 300 * 10 - 50 and 0 < found["s to 0.0"] <= found["s"]
     assert found["s to 2.0"] is None and found["ndcg@10"] > 0
+
+
+def test_the_readmes_table_is_the_benchmarks():
+    readme = (peers.ROOT / "README.md").read_text("utf-8")
+    table = pd.read_csv(peers.ROOT / "benchmarks" / "peers.csv")
+    for _, row in table.iterrows():
+        reached = [row["s to 0.15"], row["s to 0.17"]]
+        told = (
+            " · ".join(f"{s:.0f} s" for s in reached)
+            if np.isfinite(reached).all()
+            else "not reached"
+        )
+        seconds = f"{row['s a pass']:.3g} | {row['positions a pass']:,} | {told} | "
+        assert f"{seconds}{row['ndcg@10']:.3f} ({row['passes']} passes" in readme
+        assert f"| {row['s to rank all users']:.1f} s |" in readme
