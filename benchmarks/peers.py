@@ -187,7 +187,7 @@ def main() -> None:
             rows.append(child.apply(measured, (name, seconds)))
     torch.set_num_threads(THREADS)
     told = runs.environment(torch.device("cpu")) | {"rectools": version("rectools")}
-    table = pd.DataFrame(rows).assign(**told)
+    table = pd.DataFrame(rows).assign(**told).drop(columns=["format", "gsas-lab"])
     table.to_csv(ROOT / "benchmarks" / "peers.csv", index=False, float_format="%.5g")
     print(table.T.to_string())
 
