@@ -9,7 +9,7 @@ of a table is (rows, values), input and output side together (torch's sparse COO
 
 move those rows alone. Weight decay is decoupled and misses no step: a row that slept is multiplied by
 ∏ (1 − lr·weight_decay) over all the steps since it was last touched. In C++ where the native route
-builds (kernels/native.cpp), else by stock operators, on CUDA too: no Triton kernel is there.
+builds (kernels/native.cpp), by a Triton kernel on CUDA, else by stock operators.
 
 Where each position has negatives of its own, a step touches half of a million rows. The native route
 then leaves the gradient of the table that scores as `native.Pairs`, and a row's is summed while the row
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsas_lab.errors import InputError
-from gsas_lab.kernels import native
+from gsas_lab.kernels import native, triton_kernels
 
 KINDS = ("auto", "dense", "lazy_adam", "adagrad")
 BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's in torch; Adagrad's ε is the same
@@ -146,14 +146,15 @@ class RowOptimizer:
             ticks = ticks.double()
             rate = (lr / (1 - BETAS[0] ** ticks)).float()
             root = (1 - BETAS[1] ** ticks).sqrt().float()
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and native.load():
+        by_triton = triton_kernels.available(weight)
+        if weight.dtype == torch.float32 and (by_triton or (not weight.is_cuda and native.load())):
             begin = F.pad(counts.cumsum(0), (1, 0))
             mean, values = state.get("mean"), values.contiguous()
             given = dict(table=weight, mean=mean, square=state["square"], rows=rows, begin=begin)
             given |= dict(order=order, values=values, keep=keep, rate=rate, root=root)
             if pairs is not None:
                 given |= dict(pair_begin=pairs.begin, pairs=pairs.pairs, hidden=pairs.hidden)
-            native.update(given, BETAS, EPS)
+            (triton_kernels if by_triton else native).update(given, BETAS, EPS)
             return
         place = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
         summed = values.new_zeros(len(rows), values.shape[1]).index_add_(0, place, values[order])

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gsas_lab.kernels import fused, triton_kernels
+from gsas_lab import rows
+from gsas_lab.kernels import fused, native, triton_kernels
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -192,6 +193,34 @@ class TestKernels:
         wanted = literal(rule, hidden, table, positives, negatives)
         assert_close((value.detach(), *gradients), wanted[:3])
 
+    @pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
+    @pytest.mark.parametrize("d", [8, 24, 120])
+    def test_rows_move_as_by_stock_operators(self, kind, d, monkeypatch):
+        g = torch.Generator().manual_seed(d)
+        start = torch.randn(50, d, generator=g).to(DEVICE)
+        steps = []
+        for most in (1, 7, 200, 40):  # so that row 0 has more values than a tile
+            named = torch.randint(0, 30, (most,), generator=g)
+            named[most // 3 :] = 0
+            steps.append((named.to(DEVICE), torch.randn(most, d, generator=g).to(DEVICE)))
+        monkeypatch.setattr(native, "load", lambda: None)
+        called, kernel, moved = [], triton_kernels.update, {}
+        monkeypatch.setattr(triton_kernels, "update", lambda *a: (called.append(a), kernel(*a)))
+        for by_triton in (True, False):
+            monkeypatch.setattr(triton_kernels, "available", lambda _, by=by_triton: by)
+            weight = start.clone()
+            optimizer = rows.RowOptimizer(kind, [weight], 0.1, 0.01)
+            for named, values in steps:
+                weight.grad = torch.sparse_coo_tensor(named[None], values, weight.shape)
+                optimizer.step(0.1)
+            moved[by_triton] = [weight, *optimizer.state[0].values()]
+        assert len(called) == len(steps)
+        for ours, stock in zip(moved[True], moved[False], strict=True):
+            assert (ours - stock).abs().max() <= 2e-6 * stock.abs().max()
+        untouched = torch.ones(50, dtype=torch.bool, device=DEVICE)
+        untouched[torch.cat([named for named, _ in steps])] = False
+        assert untouched.sum() > 15 and torch.equal(moved[True][0][untouched], start[untouched])
+
 
 @needs_triton
 @pytest.mark.skipif(CUDA, reason="these checks ran on CUDA")
@@ -230,6 +259,24 @@ def test_the_kernels_compile_for_hopper_without_a_gpu(rule, kind, key, monkeypat
         source = ASTSource(kernel, {name: types.get(name, "constexpr") for name in names}, own)
         compiled = compile(source, target=GPUTarget("cuda", 90, 32))
         assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
+
+
+@needs_triton
+@pytest.mark.parametrize("kind", ["lazy_adam", "adagrad"])
+def test_the_rows_kernel_compiles_for_hopper_without_a_gpu(kind, monkeypatch, tmp_path):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel, names = triton_kernels._each_row, triton_kernels._each_row.arg_names
+    constants = dict(D=120, BLOCK=4, BLOCK_D=128)
+    constants |= dict(mean=None, root=None) if kind == "adagrad" else {}
+    types = {name: "*i64" if name in ("rows", "begin", "order") else "*fp32" for name in names}
+    types |= dict.fromkeys(("mean_rate", "square_rate", "eps"), "fp32")
+    types |= dict.fromkeys(constants, "constexpr")
+    own = {(names.index(name),): value for name, value in constants.items()}
+    compiled = compile(ASTSource(kernel, types, own), target=GPUTarget("cuda", 90, 32))
+    assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
 
 
 @pytest.mark.skipif(not CUDA, reason="needs CUDA")

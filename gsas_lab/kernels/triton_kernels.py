@@ -1,4 +1,5 @@
-"""The sampled losses of `fused.py` and their gradients on CUDA: two Triton kernels, no atomics.
+"""The sampled losses of `fused.py` and their gradients, and the step of `rows.RowOptimizer`, on CUDA:
+three Triton kernels, no atomics.
 
 What `sampled` computes, each position's scores being of the positive, then of the k negatives:
 
@@ -8,11 +9,13 @@ What `sampled` computes, each position's scores being of the positive, then of t
 
 The first kernel goes once through the rows that a position draws and leaves its loss, its hidden
 state's gradient and the slopes ∂loss/∂score. The second sums slope · hidden over the pairs of each
-item, which a stable sort has brought together, so that every result is the same bit by bit.
+item, which a stable sort has brought together, so that every result is the same bit by bit. The third
+sums a row's values in the same way, and moves the row.
 """
 
 from __future__ import annotations  # `tl.constexpr` is then no name to look up without Triton
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +38,7 @@ def _jit(kernel: Any) -> Any:
 
 
 def available(hidden: Tensor) -> bool:
-    """Can `sampled` run where this tensor lies: is it on CUDA, with Triton installed?"""
+    """Can the kernels run where this tensor lies: is it on CUDA, with Triton installed?"""
     return triton is not None and hidden.is_cuda
 
 
@@ -85,6 +88,26 @@ def sampled(
     loss, d_bias = totals.sum(1)
     share = 1 / (positives != PAD).sum().clamp(min=1)
     return loss * share, d_hidden.mul_(share), d_table.mul_(share), d_bias.mul_(share)
+
+
+def update(tensors: Mapping[str, Tensor | None], betas: tuple[float, float], eps: float) -> None:
+    """`native.update` on CUDA, in place, of a table (N, d) in float32.
+
+    tensors: table; mean (N, d) and root (R,), both None for row-wise Adagrad; square (N, d), or (N,);
+    rows (R,) int64, each once; begin (R + 1,) and order (M,), int64: row r's values are
+    values[order[begin[r] : begin[r + 1]]], of (M, d); keep (R,), what weight decay leaves of a row;
+    rate (R,). root: √(1 − β₂ᵗ) after the t-th touch.
+    """
+    table, rows = tensors["table"], tensors["rows"]
+    assert table is not None and rows is not None
+    d = table.shape[1]
+    block_d = triton.next_power_of_2(d)
+    names = "table mean square rows begin order values keep rate root".split()
+    with torch.cuda.device_of(table):
+        _each_row[(len(rows),)](
+            *(tensors[name] for name in names), 1 - betas[0], 1 - betas[1], eps,
+            D=d, BLOCK=max(2, _TILE // block_d // 8), BLOCK_D=block_d,
+        )  # fmt: skip
 
 
 @_jit
@@ -230,3 +253,52 @@ def _each_item(
         h = tl.load(place, own[:, None] & inside[None, :], other=0.0).to(tl.float32)
         gradient += slope[:, None] * h
     tl.store(d_table + row * D + columns, tl.sum(gradient, 0), inside)
+
+
+@_jit
+def _each_row(
+    table: tl.tensor,  # (N, D), moved, as are the next two
+    mean: tl.tensor,  # (N, D)
+    square: tl.tensor,  # (N, D), or (N,) where there is no mean
+    rows: tl.tensor,  # (R,)
+    begin: tl.tensor,  # (R + 1,)
+    order: tl.tensor,
+    values: tl.tensor,  # (M, D)
+    keep: tl.tensor,  # (R,), as are the next two
+    rate: tl.tensor,
+    root: tl.tensor,
+    mean_rate: tl.tensor,  # 1 − β₁, 1 − β₂: a float32 of β₂ would leave less of it
+    square_rate: tl.tensor,
+    eps: tl.tensor,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    place = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + place)
+    end = tl.load(begin + place + 1)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    parts = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for start in range(tl.load(begin + place), end, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        own = i < end
+        line = values + tl.load(order + i, own, other=0)[:, None] * D + columns[None, :]
+        parts += tl.load(line, own[:, None] & inside[None, :], other=0.0)
+    gradient = tl.sum(parts, 0)
+    cells = row * D + columns
+    if mean is None:
+        total = tl.load(square + row) + tl.sum(gradient * gradient, 0) / D
+        tl.store(square + row, total)
+        move = gradient / (tl.sqrt(total) + eps)
+    else:
+        first = tl.load(mean + cells, inside, other=0.0)
+        first += mean_rate * (gradient - first)
+        second = tl.load(square + cells, inside, other=0.0)
+        second += square_rate * (gradient * gradient - second)
+        tl.store(mean + cells, first, inside)
+        tl.store(square + cells, second, inside)
+        move = first / (tl.sqrt(second) / tl.load(root + place) + eps)
+    weight = tl.load(table + cells, inside, other=0.0)
+    weight = weight * tl.load(keep + place) - tl.load(rate + place) * move
+    tl.store(table + cells, weight, inside)
