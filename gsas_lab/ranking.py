@@ -104,23 +104,25 @@ def examine(
     exclude_seen: the history's items do not compete (the target always does). link: p̂ of scores
     (..., n), see losses.py; None: there is none, and sums and prob are NaN.
     """
-    found, order_of_rows = [], []
+    n, places = len(holdout.users), min(top, model.n_items)
+    # Made before the loop: kept pieces between a batch's scores would leave its memory in holes.
+    found = Outcome(
+        np.empty(n, np.int64), np.empty(n), np.empty((n, places), np.int64),
+        np.empty((n, places), np.float32),
+    )  # fmt: skip
     for scores, rows in score_in_batches(model, holdout):
-        order_of_rows.append(rows)
         seen_rows, seen_items, targets = _seen(holdout, rows, exclude_seen)
-        rank = rank_of_targets(scores, targets, seen_rows, seen_items)
+        found.ranks[rows] = rank_of_targets(scores, targets, seen_rows, seen_items)
         prob = torch.full_like(scores, torch.nan) if link is None else link(scores)
-        sums = prob.sum(1, dtype=torch.float64)  # column 0: scores are −inf, so 0
+        found.sums[rows] = prob.sum(1, dtype=torch.float64)  # column 0: scores are −inf, so 0
         own = scores.gather(1, targets[:, None])
         scores[seen_rows, seen_items] = -torch.inf
         # By score and not by probability, which is exactly 1.0 for many items at once.
-        order = scores.scatter_(1, targets[:, None], own).topk(min(top, scores.shape[1] - 1))
+        order = scores.scatter_(1, targets[:, None], own).topk(places)
         none = order.values == -torch.inf  # seen: there are fewer candidates than places
-        items = order.indices.masked_fill(none, 0)
-        found.append((rank, sums, items, prob.gather(1, order.indices).masked_fill(none, 0.0)))
-    back = np.argsort(np.concatenate(order_of_rows))
-    columns = [torch.cat(column).numpy()[back] for column in zip(*found, strict=True)]
-    return Outcome(*columns)
+        found.items[rows] = order.indices.masked_fill(none, 0)
+        found.prob[rows] = prob.gather(1, order.indices).masked_fill(none, 0.0)
+    return found
 
 
 def ranks(model: Model, holdout: Holdout, exclude_seen: bool) -> np.ndarray:
